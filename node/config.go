@@ -1,0 +1,226 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Config is everything an operator can set on a node. The koanf tags are the
+// keys of the configuration file; the command line and the environment use the
+// same words.
+type Config struct {
+	// Name is the operator's name for the node, unique in the cluster: lower-case
+	// letters, digits and dashes, as in a host name. Default: the host name.
+	Name string `koanf:"name"`
+	// Data is the data folder. It is made when absent and belongs to one process
+	// at a time.
+	Data string `koanf:"data"`
+	// Join lists cluster addresses (HOST:PORT) of the cluster's nodes, this one
+	// included or not. On an empty data folder the node joins whichever of them
+	// belongs to a cluster. If this node is itself the first of the list and all
+	// the others answer that they belong to none, it forms the cluster.
+	Join []string `koanf:"join"`
+	// Bootstrap forms a new cluster of this one node on an empty data folder. It
+	// does nothing on a folder that belongs to a cluster already.
+	Bootstrap bool `koanf:"bootstrap"`
+	// Zone is the failure zone: nodes in one zone may fail together.
+	Zone string `koanf:"zone"`
+	// Capacity is how many bytes the node offers for shards; 0 means the size of
+	// the file system. It weighs the node in placement.
+	Capacity uint64 `koanf:"capacity"`
+	// Parity is m, the number of shards that may be lost; -1 takes it from the
+	// number of nodes: 0 for one, 1 for two to four, 2 from five on.
+	Parity int `koanf:"parity"`
+	// ReserveBytes stays free on the data folder's file system, so that the Raft
+	// log can always be written; 0 means 5 % of it, at most 4 GiB.
+	ReserveBytes uint64 `koanf:"reserve-bytes"`
+	// ShutdownTimeout bounds how long running transfers may go on after the node
+	// was told to stop.
+	ShutdownTimeout time.Duration `koanf:"shutdown-timeout"`
+
+	Registry   RegistryConfig   `koanf:"registry"`
+	Cluster    ClusterConfig    `koanf:"cluster"`
+	Operations OperationsConfig `koanf:"operations"`
+	Limits     LimitsConfig     `koanf:"limits"`
+	Log        LogConfig        `koanf:"log"`
+}
+
+// RegistryConfig is about the port that clients use.
+type RegistryConfig struct {
+	// Listen is the address of the registry port.
+	Listen string `koanf:"listen"`
+	// URL is the base URL at which clients and the balancer reach this node's
+	// registry port. Default: http://HOST:PORT, with the host of cluster.address.
+	URL string `koanf:"url"`
+}
+
+// ClusterConfig is about the port that the nodes use among themselves. It
+// speaks TLS 1.3 with certificates on both sides and nothing else.
+type ClusterConfig struct {
+	// Listen is the address of the cluster port.
+	Listen string `koanf:"listen"`
+	// Address is HOST:PORT at which the other nodes reach the cluster port.
+	// Default: the node's name with the port of Listen.
+	Address string `koanf:"address"`
+	// CA is the file with the cluster's certificate authority, PEM.
+	CA string `koanf:"ca"`
+	// Cert is the file with this node's certificate, PEM.
+	Cert string `koanf:"cert"`
+	// Key is the file with the certificate's private key, PEM.
+	Key string `koanf:"key"`
+}
+
+// OperationsConfig is about the port for probes and metrics.
+type OperationsConfig struct {
+	// Listen is the address of the operations port: /livez, /readyz, /metrics.
+	Listen string `koanf:"listen"`
+}
+
+// LimitsConfig bounds what clients can make one node do at a time.
+type LimitsConfig struct {
+	// Uploads is how many requests may send blob bytes at once.
+	Uploads int `koanf:"uploads"`
+	// Pulls is how many requests may receive blob bytes at once.
+	Pulls int `koanf:"pulls"`
+	// BufferBytes bounds the memory for stripes in flight.
+	BufferBytes int64 `koanf:"buffer-bytes"`
+}
+
+// LogConfig is about the node's own log.
+type LogConfig struct {
+	// Level is the lowest level that is written: debug, info, warn or error.
+	Level string `koanf:"level"`
+	// Format is json, or console for people.
+	Format string `koanf:"format"`
+}
+
+// Ports by default. Operators and firewalls know them; they are part of the
+// interface.
+const (
+	DefaultRegistryPort   = 5000
+	DefaultClusterPort    = 5100
+	DefaultOperationsPort = 5200
+)
+
+// DefaultConfig returns the configuration of a node that was told nothing.
+// Name, Data and the cluster certificates have no usable default.
+func DefaultConfig() Config {
+	return Config{
+		Parity:          -1,
+		ShutdownTimeout: 30 * time.Second,
+		Registry:        RegistryConfig{Listen: fmt.Sprintf(":%d", DefaultRegistryPort)},
+		Cluster:         ClusterConfig{Listen: fmt.Sprintf(":%d", DefaultClusterPort)},
+		Operations:      OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
+		Limits:          LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
+		Log:             LogConfig{Level: "info", Format: "json"},
+	}
+}
+
+// nodeName is what names may look like: a host name's label.
+var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// Validate fills in what follows from other settings and returns all faults,
+// joined, each naming its key.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if !nodeName.MatchString(c.Name) {
+		fault("name: %q is not a node name: lower-case letters, digits and dashes, at most 63, as in a host name", c.Name)
+	}
+	if c.Data == "" {
+		fault("data: no data folder given")
+	}
+	for key, address := range map[string]string{
+		"registry.listen": c.Registry.Listen, "cluster.listen": c.Cluster.Listen, "operations.listen": c.Operations.Listen,
+	} {
+		if err := checkAddress(address, true); err != nil {
+			fault("%s: %w", key, err)
+		}
+	}
+	faults = append(faults, c.validateCluster()...)
+	if c.Registry.URL == "" {
+		c.Registry.URL = defaultRegistryURL(c.Cluster.Address, c.Registry.Listen)
+	}
+	if u, err := url.Parse(c.Registry.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		fault("registry.url: %q is not an http or https URL", c.Registry.URL)
+	}
+	if c.Parity < -1 || c.Parity > 4 {
+		fault("parity: %d is not -1 (automatic) or 0 to 4", c.Parity)
+	}
+	if c.ShutdownTimeout <= 0 {
+		fault("shutdown-timeout: %s is not a positive duration", c.ShutdownTimeout)
+	}
+	if c.Limits.Uploads < 1 {
+		fault("limits.uploads: %d is not at least 1", c.Limits.Uploads)
+	}
+	if c.Limits.Pulls < 1 {
+		fault("limits.pulls: %d is not at least 1", c.Limits.Pulls)
+	}
+	if c.Limits.BufferBytes < 16<<20 {
+		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.Limits.BufferBytes)
+	}
+	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
+		fault("log.level: %q is not debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "json" && c.Log.Format != "console" {
+		fault("log.format: %q is not json or console", c.Log.Format)
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Config) validateCluster() (faults []error) {
+	if c.Cluster.Address == "" {
+		if _, port, err := net.SplitHostPort(c.Cluster.Listen); err == nil {
+			c.Cluster.Address = net.JoinHostPort(c.Name, port)
+		}
+	}
+	if err := checkAddress(c.Cluster.Address, false); err != nil {
+		faults = append(faults, fmt.Errorf("cluster.address: %w", err))
+	}
+	for _, address := range c.Join {
+		if err := checkAddress(address, false); err != nil {
+			faults = append(faults, fmt.Errorf("join: %w", err))
+		}
+	}
+	for key, file := range map[string]string{"cluster.ca": c.Cluster.CA, "cluster.cert": c.Cluster.Cert, "cluster.key": c.Cluster.Key} {
+		if file == "" {
+			faults = append(faults, fmt.Errorf("%s: no file given; nodes only talk by mutual TLS, and 'atoll certs' makes the files", key))
+		}
+	}
+	return faults
+}
+
+// checkAddress accepts HOST:PORT; only an address to listen on may lack a host.
+func checkAddress(address string, listen bool) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not HOST:PORT", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || (n == 0 && !listen) {
+		return fmt.Errorf("%q has no port between 1 and 65535", address)
+	}
+	if host == "" && !listen {
+		return fmt.Errorf("%q has no host", address)
+	}
+	return nil
+}
+
+func defaultRegistryURL(clusterAddress, listen string) string {
+	host, _, err := net.SplitHostPort(clusterAddress)
+	if err != nil {
+		return ""
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return ""
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
