@@ -50,6 +50,8 @@ const (
 	Refusal_REFUSAL_CLUSTER_ID     Refusal = 13
 	// The command makes no sense, whatever the state.
 	Refusal_REFUSAL_INVALID Refusal = 14
+	// The command reached the log after its not_after_index.
+	Refusal_REFUSAL_EXPIRED Refusal = 15
 )
 
 // Enum value maps for Refusal.
@@ -70,6 +72,7 @@ var (
 		12: "REFUSAL_HOLDER_UNKNOWN",
 		13: "REFUSAL_CLUSTER_ID",
 		14: "REFUSAL_INVALID",
+		15: "REFUSAL_EXPIRED",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -87,6 +90,7 @@ var (
 		"REFUSAL_HOLDER_UNKNOWN":     12,
 		"REFUSAL_CLUSTER_ID":         13,
 		"REFUSAL_INVALID":            14,
+		"REFUSAL_EXPIRED":            15,
 	}
 )
 
@@ -127,6 +131,11 @@ type Command struct {
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The proposer's clock.
 	TimeUnixMs int64 `protobuf:"varint,2,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	// The last log index at which this command may be carried out; 0 for no limit.
+	// The state machine forgets request ids after a number of log entries
+	// (metadata/request.go). A copy of the command that surfaces later than that
+	// must not be taken for a new one.
+	NotAfterIndex uint64 `protobuf:"varint,3,opt,name=not_after_index,json=notAfterIndex,proto3" json:"not_after_index,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Command_InitCluster
@@ -188,6 +197,13 @@ func (x *Command) GetRequestId() []byte {
 func (x *Command) GetTimeUnixMs() int64 {
 	if x != nil {
 		return x.TimeUnixMs
+	}
+	return 0
+}
+
+func (x *Command) GetNotAfterIndex() uint64 {
+	if x != nil {
+		return x.NotAfterIndex
 	}
 	return 0
 }
@@ -1345,12 +1361,13 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xfe\x06\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xa6\a\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
 	"\ftime_unix_ms\x18\x02 \x01(\x03R\n" +
-	"timeUnixMs\x12:\n" +
+	"timeUnixMs\x12&\n" +
+	"\x0fnot_after_index\x18\x03 \x01(\x04R\rnotAfterIndex\x12:\n" +
 	"\finit_cluster\x18\n" +
 	" \x01(\v2\x15.atoll.v1.InitClusterH\x00R\vinitCluster\x12.\n" +
 	"\bput_node\x18\v \x01(\v2\x11.atoll.v1.PutNodeH\x00R\aputNode\x12>\n" +
@@ -1456,7 +1473,7 @@ const file_command_proto_rawDesc = "" +
 	"\vupload_size\x18\x03 \x01(\x04R\n" +
 	"uploadSize\x12\x18\n" +
 	"\adigests\x18\x04 \x03(\tR\adigests\x12\x18\n" +
-	"\aexpired\x18\x05 \x01(\rR\aexpired*\x9e\x03\n" +
+	"\aexpired\x18\x05 \x01(\rR\aexpired*\xb3\x03\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -1473,7 +1490,8 @@ const file_command_proto_rawDesc = "" +
 	"\x14REFUSAL_NODE_REMOVED\x10\v\x12\x1a\n" +
 	"\x16REFUSAL_HOLDER_UNKNOWN\x10\f\x12\x16\n" +
 	"\x12REFUSAL_CLUSTER_ID\x10\r\x12\x13\n" +
-	"\x0fREFUSAL_INVALID\x10\x0eB&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x0fREFUSAL_INVALID\x10\x0e\x12\x13\n" +
+	"\x0fREFUSAL_EXPIRED\x10\x0fB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
