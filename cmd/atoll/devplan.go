@@ -1,0 +1,178 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/atollregistry/atoll/node"
+)
+
+const (
+	// maxDevNodes keeps the ports of the nodes apart: see portsOf.
+	maxDevNodes     = 9
+	defaultDevNodes = 3
+	// Distances of the nodes' ports from the balancer's: with port 5000, node 1
+	// has 5001, 5101 and 5201.
+	clusterPortOffset    = 100
+	operationsPortOffset = 200
+	// devHost is where the nodes listen. They are for this machine; only the
+	// balancer may be opened to others.
+	devHost = "127.0.0.1"
+	// devShutdownTimeout is the nodes' time to finish transfers on Ctrl-C.
+	devShutdownTimeout = "10s"
+)
+
+// devPlan is the cluster that dev runs: everything that follows from the flags.
+type devPlan struct {
+	// listen is the balancer's address; url is how clients on this machine reach it.
+	listen, url string
+	// dir is the absolute data folder.
+	dir   string
+	nodes []devNodePlan
+}
+
+// devNodePlan is one node of it. All addresses are HOST:PORT.
+type devNodePlan struct {
+	name                          string
+	registry, cluster, operations string
+	data                          string
+	certificate                   node.NodeCertificate
+}
+
+// planDev works out names, ports and folders.
+func planDev(listen, dir string, nodes int) (devPlan, error) {
+	if nodes < 1 || nodes > maxDevNodes {
+		return devPlan{}, fmt.Errorf("--nodes: %d is not 1 to %d", nodes, maxDevNodes)
+	}
+	host, portText, err := net.SplitHostPort(listen)
+	if err != nil {
+		return devPlan{}, fmt.Errorf("--listen: %q is not HOST:PORT", listen)
+	}
+	highest := 65535 - operationsPortOffset - nodes
+	port, err := strconv.Atoi(portText)
+	if err != nil || port < 1 || port > highest {
+		return devPlan{}, fmt.Errorf("--listen: %q has no port between 1 and %d (the nodes take the ports up to %d above it)",
+			listen, highest, operationsPortOffset+nodes)
+	}
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return devPlan{}, fmt.Errorf("--data: %w", err)
+	}
+	plan := devPlan{listen: listen, dir: absolute, url: "http://" + net.JoinHostPort(reachable(host), portText)}
+	address := func(port int) string { return net.JoinHostPort(devHost, strconv.Itoa(port)) }
+	for i := 1; i <= nodes; i++ {
+		name := fmt.Sprintf("n%d", i)
+		plan.nodes = append(plan.nodes, devNodePlan{
+			name:       name,
+			registry:   address(port + i),
+			cluster:    address(port + clusterPortOffset + i),
+			operations: address(port + operationsPortOffset + i),
+			data:       filepath.Join(absolute, name),
+		})
+	}
+	return plan, nil
+}
+
+// reachable is a host at which this machine reaches what listens on host.
+func reachable(host string) string {
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return devHost
+	}
+	return host
+}
+
+// claimPorts opens the balancer's port and sees to it that the nodes' ports are
+// free, so that a busy one is known before anything has started.
+func (p devPlan) claimPorts() (net.Listener, error) {
+	balancer, err := net.Listen("tcp", p.listen)
+	faults := []error{portFault(p.listen, "for clients", err)}
+	for _, n := range p.nodes {
+		for _, port := range []struct{ address, use string }{
+			{n.registry, "the registry port of " + n.name},
+			{n.cluster, "the cluster port of " + n.name},
+			{n.operations, "the operations port of " + n.name},
+		} {
+			probe, err := net.Listen("tcp", port.address)
+			if err == nil {
+				err = probe.Close()
+			}
+			faults = append(faults, portFault(port.address, port.use, err))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		if balancer != nil {
+			balancer.Close()
+		}
+		return nil, fmt.Errorf("%w\nstop what uses it, or choose other ports with --listen HOST:PORT", err)
+	}
+	return balancer, nil
+}
+
+func portFault(address, use string, err error) error {
+	if err == nil {
+		return nil
+	}
+	_, port, splitErr := net.SplitHostPort(address)
+	if splitErr != nil {
+		port = address
+	}
+	return fmt.Errorf("port %s (%s) is not free: %w", port, use, err)
+}
+
+// makeCertificates gives every node of the plan its certificate.
+func (p *devPlan) makeCertificates() error {
+	var names []string
+	for _, n := range p.nodes {
+		names = append(names, n.name)
+	}
+	made, err := node.MakeCertificates(node.CertificatesConfig{Dir: filepath.Join(p.dir, "certs"), Nodes: names})
+	if err != nil {
+		return err
+	}
+	for i := range p.nodes {
+		p.nodes[i].certificate = made[i]
+	}
+	return nil
+}
+
+// argv is the command line of one node. It can be run by hand as well, from any
+// folder.
+func (p devPlan) argv(executable string, n devNodePlan) []string {
+	argv := []string{
+		executable, "serve",
+		"--name=" + n.name,
+		"--data=" + n.data,
+		"--registry-listen=" + n.registry,
+		"--registry-url=http://" + n.registry,
+		"--cluster-listen=" + n.cluster,
+		"--cluster-address=" + n.cluster,
+		"--cluster-ca=" + n.certificate.CA,
+		"--cluster-cert=" + n.certificate.Cert,
+		"--cluster-key=" + n.certificate.Key,
+		"--operations-listen=" + n.operations,
+		"--shutdown-timeout=" + devShutdownTimeout,
+	}
+	for _, other := range p.nodes {
+		argv = append(argv, "--join="+other.cluster)
+	}
+	return argv
+}
+
+// nodesIn counts the nodes whose data is in a folder of dev: n1, n2 and so on.
+func nodesIn(dir string) (int, error) {
+	count := 0
+	for i := 1; i <= maxDevNodes; i++ {
+		_, err := os.Stat(filepath.Join(dir, fmt.Sprintf("n%d", i)))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, fmt.Errorf("look for nodes: %w", err)
+		}
+		if err == nil {
+			count = i
+		}
+	}
+	return count, nil
+}

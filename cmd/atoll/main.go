@@ -1,0 +1,55 @@
+// Command atoll is a container registry that is a cluster: serve runs one node,
+// dev runs a whole cluster on this machine, and the others look after it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once: somebody is in a hurry.
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintln(os.Stderr, "atoll:", line)
+		}
+		os.Exit(1)
+	}
+}
+
+// run is the program without the process around it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	root := &cobra.Command{
+		Use:               "atoll",
+		Short:             "a container registry that is a cluster",
+		SilenceErrors:     true, // main prints them
+		SilenceUsage:      true, // a wrong value is not a wrong command
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs, // an unknown command comes as one
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			var names []string
+			for _, command := range cmd.Commands() {
+				names = append(names, command.Name())
+			}
+			return unknown("command", args[0], names)
+		},
+	}
+	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newCertsCommand(), newVersionCommand())
+	root.SetFlagErrorFunc(suggestFlag)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}

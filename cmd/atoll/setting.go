@@ -1,0 +1,233 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// setting is one key of the configuration file, one environment variable and one
+// flag, which all have the same name in their own spelling.
+type setting struct {
+	key   string
+	kind  settingKind
+	usage string
+}
+
+// settings lists everything that can be configured, in the order in which people
+// read about it. A test holds it against node.Config.
+func settings() []setting {
+	return []setting{
+		{"name", kindText, "the node's name, unique in the cluster (default: the host name)"},
+		{"data", kindText, "data folder, made when absent, for one process at a time"},
+		{"join", kindList, "cluster addresses of the nodes to form a cluster with or to join, HOST:PORT,..."},
+		{"bootstrap", kindBool, "form a new cluster of this one node if the data folder is empty"},
+		{"zone", kindText, "failure zone: nodes of one zone may fail together"},
+		{"capacity", kindBytes, "how many bytes to offer for shards, which weighs the node in placement (default: the file system's size)"},
+		{"parity", kindNumber, "how many shards of an extent may be lost, 0 to 4; -1 takes it from the number of nodes"},
+		{"reserve-bytes", kindBytes, "bytes of the file system that shards leave free (default: 5 %, at most 4GiB)"},
+		{"shutdown-timeout", kindDuration, "how long running transfers may go on after a stop"},
+		{"registry.listen", kindText, "address of the port for clients"},
+		{"registry.url", kindText, "URL at which clients reach that port (default: http://, the host of cluster.address, the port of registry.listen)"},
+		{"cluster.listen", kindText, "address of the port for the other nodes"},
+		{"cluster.address", kindText, "HOST:PORT at which the other nodes reach that port (default: the node's name and the port of cluster.listen)"},
+		{"cluster.ca", kindText, "file with the cluster's certificate authority"},
+		{"cluster.cert", kindText, "file with the node's certificate"},
+		{"cluster.key", kindText, "file with the certificate's private key"},
+		{"operations.listen", kindText, "address of the port for probes and metrics"},
+		{"limits.uploads", kindNumber, "how many requests may send blob bytes at once"},
+		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
+		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
+		{"log.level", kindText, "lowest level that is logged: debug, info, warn or error"},
+		{"log.format", kindText, "json, or console for people"},
+	}
+}
+
+// flag is the setting's name on the command line: registry.listen is
+// --registry-listen.
+func (s setting) flag() string { return strings.ReplaceAll(s.key, ".", "-") }
+
+// environment is the setting's environment variable: registry.listen is
+// ATOLL_REGISTRY_LISTEN.
+func (s setting) environment() string {
+	return environmentPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.key))
+}
+
+// settingKind is how a setting is written.
+type settingKind int
+
+const (
+	kindText settingKind = iota + 1
+	kindList
+	kindBool
+	kindNumber
+	kindBytes
+	kindDuration
+)
+
+// String is what help calls the value.
+func (k settingKind) String() string {
+	return [...]string{"", "text", "list", "bool", "number", "bytes", "duration"}[k]
+}
+
+// allowed completes the sentence "x is not ...".
+func (k settingKind) allowed() string {
+	return [...]string{
+		"",
+		"a text",
+		"a list of texts",
+		"true or false",
+		"a whole number",
+		"a number of bytes, like 1048576, 64MiB or 10GB",
+		"a duration, like 500ms, 30s or 5m",
+	}[k]
+}
+
+// parse turns what YAML, the environment or the command line gave into the
+// field's type.
+func (k settingKind) parse(value any) (any, error) {
+	var parsed any
+	var err error
+	switch k {
+	case kindText:
+		parsed, err = parseText(value)
+	case kindList:
+		parsed, err = parseList(value)
+	case kindBool:
+		parsed, err = parseBool(value)
+	case kindNumber:
+		parsed, err = parseNumber(value)
+	case kindBytes:
+		parsed, err = parseBytes(value)
+	case kindDuration:
+		parsed, err = parseDuration(value)
+	}
+	if err != nil {
+		if value == nil {
+			return nil, fmt.Errorf("it has no value, but needs %s", k.allowed())
+		}
+		if text, ok := value.(string); ok {
+			return nil, fmt.Errorf("%q is not %s", text, k.allowed())
+		}
+		return nil, fmt.Errorf("%v is not %s", value, k.allowed())
+	}
+	return parsed, nil
+}
+
+// format writes a default value the way it can be given.
+func (k settingKind) format(value any) string {
+	if size, ok := value.(int64); ok && k == kindBytes {
+		return binaryBytes(uint64(size))
+	}
+	return fmt.Sprint(value)
+}
+
+// errValue says no more than that the value does not fit: parse says the rest.
+var errValue = errors.New("value does not fit")
+
+func parseText(value any) (any, error) {
+	switch value := value.(type) {
+	case string:
+		return value, nil
+	case int: // YAML takes "zone: 1" for a number
+		return strconv.Itoa(value), nil
+	}
+	return nil, errValue
+}
+
+// parseList takes a YAML list, or texts separated by commas.
+func parseList(value any) (any, error) {
+	list := []string{}
+	switch value := value.(type) {
+	case string:
+		for part := range strings.SplitSeq(value, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				list = append(list, part)
+			}
+		}
+		return list, nil
+	case []any:
+		for _, part := range value {
+			text, ok := part.(string)
+			if !ok {
+				return nil, errValue
+			}
+			list = append(list, text)
+		}
+		return list, nil
+	}
+	return nil, errValue
+}
+
+func parseBool(value any) (any, error) {
+	switch value {
+	case true, "true":
+		return true, nil
+	case false, "false":
+		return false, nil
+	}
+	return nil, errValue
+}
+
+func parseNumber(value any) (any, error) {
+	switch value := value.(type) {
+	case int:
+		return value, nil
+	case string:
+		return strconv.Atoi(strings.TrimSpace(value))
+	}
+	return nil, errValue
+}
+
+func parseBytes(value any) (any, error) {
+	switch value := value.(type) {
+	case int:
+		if value >= 0 {
+			return int64(value), nil
+		}
+	case string:
+		return bytesOf(value)
+	}
+	return nil, errValue
+}
+
+func parseDuration(value any) (any, error) {
+	if text, ok := value.(string); ok {
+		return time.ParseDuration(strings.TrimSpace(text))
+	}
+	return nil, errValue
+}
+
+// bytesOf reads a size with an optional unit; 1KB is 1000 bytes, 1KiB is 1024.
+func bytesOf(text string) (int64, error) {
+	units := []struct {
+		suffix string
+		bytes  int64
+	}{
+		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"PiB", 1 << 50},
+		{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"PB", 1e15},
+		{"B", 1}, {"", 1},
+	}
+	text = strings.TrimSpace(text)
+	for _, unit := range units {
+		number, ok := strings.CutSuffix(text, unit.suffix)
+		if !ok {
+			continue
+		}
+		// A rational number, since "1.5TB" must be exact.
+		size, ok := new(big.Rat).SetString(strings.TrimSpace(number))
+		if !ok || strings.ContainsAny(number, "/eEpPxX_") || size.Sign() < 0 {
+			return 0, errValue
+		}
+		size.Mul(size, new(big.Rat).SetInt64(unit.bytes))
+		if !size.IsInt() || size.Cmp(new(big.Rat).SetInt64(math.MaxInt64)) > 0 {
+			return 0, errValue
+		}
+		return size.Num().Int64(), nil
+	}
+	return 0, errValue
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/atollregistry/atoll/node"
+)
+
+func newStatusCommand() *cobra.Command {
+	var data string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "show the nodes, the cluster's health and how many blobs are whole",
+		Long: `Ask a running node on this machine for its view of the cluster. DIR is a node's
+data folder, or the folder of dev, where any node that answers will do.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			status, err := fetchStatus(cmd.Context(), data)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				encoder := json.NewEncoder(cmd.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(status)
+			}
+			return printStatus(cmd.OutOrStdout(), status)
+		},
+	}
+	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// fetchStatus asks the node of a data folder. In a folder of several nodes it
+// asks all and takes the first answer.
+func fetchStatus(ctx context.Context, dir string) (*node.Status, error) {
+	folders, err := nodeFolders(dir)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the questions that are still open
+	type answer struct {
+		status *node.Status
+		err    error
+	}
+	answers := make(chan answer, len(folders))
+	for _, folder := range folders {
+		go func() { // ends with ctx
+			status, err := node.FetchStatus(ctx, folder)
+			answers <- answer{status, err}
+		}()
+	}
+	var faults []error
+	for range folders {
+		a := <-answers
+		if a.err == nil {
+			return a.status, nil
+		}
+		faults = append(faults, a.err)
+	}
+	return nil, errors.Join(faults...)
+}
+
+// nodeFolders finds the data folders that have an operator's socket: the folder
+// itself, or those right below it.
+func nodeFolders(dir string) ([]string, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("look for nodes: %w", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, node.AdminSocket)); err == nil {
+		return []string{dir}, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("look for nodes: %w", err)
+	}
+	var folders []string
+	for _, entry := range entries {
+		folder := filepath.Join(dir, entry.Name())
+		if _, err := os.Lstat(filepath.Join(folder, node.AdminSocket)); err == nil {
+			folders = append(folders, folder)
+		}
+	}
+	if len(folders) == 0 {
+		return nil, fmt.Errorf("no node has run in %s or right below it: name a node's data folder or that of dev with --data", dir)
+	}
+	return folders, nil
+}
+
+// printStatus is the form for people.
+func printStatus(w io.Writer, s *node.Status) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "health\t%s\n", s.Health)
+	fmt.Fprintf(table, "blobs\t%d whole, %d degraded, %d lost\n", s.Blobs.Whole, s.Blobs.Degraded, s.Blobs.Lost)
+	fmt.Fprintf(table, "cluster\t%s, as %s sees it\n", s.Cluster, s.Node)
+	for _, problem := range s.Problems {
+		fmt.Fprintf(table, "problem\t%s\n", problem)
+	}
+	fmt.Fprint(table, "\t\n")
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print status: %w", err)
+	}
+	fmt.Fprintln(table, "NODE\tROLE\tSTATE\tSEEN\tAPPLIED\tFREE\tREGISTRY\tCLUSTER\tOPERATIONS")
+	for _, n := range s.Nodes {
+		fmt.Fprintln(table, strings.Join([]string{
+			n.ID, role(n), n.State, seen(n.LastContactMS), fmt.Sprint(n.AppliedIndex),
+			fmt.Sprintf("%s of %s", binaryBytes(n.FreeBytes), binaryBytes(n.CapacityBytes)),
+			n.Registry, n.Cluster, n.Operations,
+		}, "\t"))
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print status: %w", err)
+	}
+	return nil
+}
+
+// role says in one word what part a node has in Raft.
+func role(n node.NodeStatus) string {
+	switch {
+	case n.Leader:
+		return "leader"
+	case n.Voter:
+		return "voter"
+	}
+	return "non-voter"
+}
+
+func seen(ms int64) string {
+	switch {
+	case ms < 0:
+		return "never"
+	case ms < 1000:
+		return "now"
+	}
+	return (time.Duration(ms) * time.Millisecond).Round(time.Second).String() + " ago"
+}
+
+// binaryBytes writes a size with three digits at most.
+func binaryBytes(n uint64) string {
+	size, unit := float64(n), 0
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	for size >= 999.5 && unit < len(units)-1 {
+		size /= 1024
+		unit++
+	}
+	if size < 9.95 && unit > 0 {
+		return fmt.Sprintf("%.1f %s", size, units[unit])
+	}
+	return fmt.Sprintf("%.0f %s", size, units[unit])
+}
