@@ -1,0 +1,47 @@
+package blobstore
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+)
+
+// NodeInfo is what the store knows about a node that may hold shards.
+type NodeInfo struct {
+	// ID is the node's UUID.
+	ID string
+	// Zone is the failure zone; nodes of one zone may fail together.
+	Zone string
+	// Healthy is false while the node does not answer or is suspected.
+	Healthy bool
+	// Draining nodes serve their shards but take no new ones.
+	Draining bool
+	// FreeBytes is the room for new shards, the node's reserve already taken off.
+	FreeBytes uint64
+	// CapacityBytes is the node's weight in placement. 0 counts as 1.
+	CapacityBytes uint64
+}
+
+// Cluster is how the store sees and reaches the nodes. All methods may be called
+// concurrently and return at once.
+type Cluster interface {
+	// Self returns the id of this node.
+	Self() string
+	// Nodes returns all nodes that are not removed, this one included, in any
+	// order. The caller may change the slice.
+	Nodes() []NodeInfo
+	// Conn returns a connection to a node. It fails when the node is not a member
+	// or has no address; that the node is down shows in the calls made on it.
+	Conn(nodeID string) (grpc.ClientConnInterface, error)
+	// Suspect reports that a node failed or stalled in the middle of work, so that
+	// new work avoids it until it has proved to be well.
+	Suspect(nodeID string, err error)
+}
+
+// Catalog answers what only the cluster's records know.
+type Catalog interface {
+	// LiveExtents tells for each extent id whether a blob or an upload names it.
+	// The answer is linearizable: whatever was recorded before the call is seen.
+	// An error says nothing about any of them.
+	LiveExtents(ctx context.Context, ids [][]byte) ([]bool, error)
+}

@@ -1,0 +1,121 @@
+package blobstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Config is what a store needs to know. Start from DefaultConfig.
+type Config struct {
+	// Dir is the folder for shards. It is made if need be, and belongs to one
+	// process at a time; the caller sees to that.
+	Dir    string
+	Logger zerolog.Logger
+
+	// CellBytes is the size of a cell in new extents, in every stripe but the last.
+	// At most MaxCellBytes. Extents keep the size they were written with.
+	CellBytes int
+	// MaxExtentBytes ends an extent; what follows goes into the next one.
+	MaxExtentBytes int64
+	// SmallBlobBytes is the largest blob that is mirrored, instead of being cut
+	// into k data shards. At most CellBytes.
+	SmallBlobBytes int
+	// MaxDataShards bounds k.
+	MaxDataShards int
+	// Parity is m, the number of shards that may be lost; -1 takes it from the
+	// number of nodes: 0 for one, 1 for two to four, 2 from five on.
+	Parity int
+
+	// BufferBytes is the budget for stripes in memory, of all readers and writers
+	// together.
+	BufferBytes int64
+	// HedgeDelay is how long a read of a shard, or the last holder of an extent that
+	// is done elsewhere, may take before it is worked around.
+	HedgeDelay time.Duration
+	// StallTimeout is how long a holder may make no progress before it is given up.
+	StallTimeout time.Duration
+
+	// CapacityBytes is how many bytes the node offers for shards: its weight in
+	// placement. 0 means the size of the file system.
+	CapacityBytes uint64
+	// ReserveBytes stays free on the file system, so that the Raft log can always be
+	// written. 0 means 5 % of it, at most 4 GiB.
+	ReserveBytes uint64
+	// MaxShardWriters bounds the shards being written on this node at once; one more
+	// is refused with ErrBusy. Each costs an open file and its checksums.
+	MaxShardWriters int
+	// MaxShardReads bounds the reads that this node's disk serves to other nodes at
+	// once; others wait for their turn.
+	MaxShardReads int
+	// MaxOpenShards bounds the files kept open for the next read.
+	MaxOpenShards int
+
+	// SweepInterval is the time between two rounds of the sweep.
+	SweepInterval time.Duration
+	// SweepGrace is how long a shard must have been without a record before it is
+	// deleted. It must be far longer than it takes to record an extent that has
+	// become durable.
+	SweepGrace time.Duration
+}
+
+const (
+	// MaxCellBytes bounds a cell, so that any cell fits into one message.
+	MaxCellBytes = 1 << 20
+	// MaxDataShards and MaxParityShards bound a layout. The erasure code could go up
+	// to 256 shards in all.
+	MaxDataShards   = 32
+	MaxParityShards = 8
+	// MaxShardCells bounds the cells of one shard, and with them the size of a
+	// trailer in a message and in memory: 1 MiB.
+	MaxShardCells = 1 << 18
+)
+
+// DefaultConfig returns the configuration that a node uses unless told otherwise.
+// Dir is left empty.
+func DefaultConfig() Config {
+	return Config{
+		Logger:          zerolog.Nop(),
+		CellBytes:       256 << 10,
+		MaxExtentBytes:  1 << 30,
+		SmallBlobBytes:  128 << 10,
+		MaxDataShards:   8,
+		Parity:          -1,
+		BufferBytes:     64 << 20,
+		HedgeDelay:      300 * time.Millisecond,
+		StallTimeout:    5 * time.Second,
+		MaxShardWriters: 1024,
+		MaxShardReads:   32,
+		MaxOpenShards:   256,
+		SweepInterval:   10 * time.Minute,
+		SweepGrace:      time.Hour,
+	}
+}
+
+// Validate returns all faults of the configuration, joined.
+func (c *Config) Validate() error {
+	var faults []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("blob store: "+format+": %w", append(args, ErrInvalid)...))
+		}
+	}
+	require(c.Dir != "", "Dir is empty")
+	require(c.CellBytes > 0 && c.CellBytes <= MaxCellBytes, "CellBytes %d is not 1 to %d", c.CellBytes, MaxCellBytes)
+	require(c.SmallBlobBytes >= 0 && c.SmallBlobBytes <= c.CellBytes, "SmallBlobBytes %d is not 0 to CellBytes", c.SmallBlobBytes)
+	require(c.MaxExtentBytes >= int64(c.CellBytes), "MaxExtentBytes %d is less than a cell", c.MaxExtentBytes)
+	require(c.CellBytes <= 0 || c.MaxExtentBytes/int64(c.CellBytes) < MaxShardCells, "MaxExtentBytes %d has too many cells", c.MaxExtentBytes)
+	require(c.MaxDataShards >= 1 && c.MaxDataShards <= MaxDataShards, "MaxDataShards %d is not 1 to %d", c.MaxDataShards, MaxDataShards)
+	require(c.Parity >= -1 && c.Parity <= MaxParityShards, "Parity %d is not -1 to %d", c.Parity, MaxParityShards)
+	require(c.BufferBytes > 0, "BufferBytes %d is not positive", c.BufferBytes)
+	require(c.HedgeDelay > 0, "HedgeDelay %s is not positive", c.HedgeDelay)
+	require(c.StallTimeout > 0, "StallTimeout %s is not positive", c.StallTimeout)
+	require(c.MaxShardWriters > 0, "MaxShardWriters %d is not positive", c.MaxShardWriters)
+	require(c.MaxShardReads > 0, "MaxShardReads %d is not positive", c.MaxShardReads)
+	require(c.MaxOpenShards > 0, "MaxOpenShards %d is not positive", c.MaxOpenShards)
+	require(c.SweepInterval > 0, "SweepInterval %s is not positive", c.SweepInterval)
+	require(c.SweepGrace >= 0, "SweepGrace %s is negative", c.SweepGrace)
+	return errors.Join(faults...)
+}

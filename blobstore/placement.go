@@ -1,0 +1,128 @@
+package blobstore
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// takesShards says whether new shards may be placed on a node.
+func takesShards(n NodeInfo) bool { return n.Healthy && !n.Draining && n.FreeBytes > 0 }
+
+// place chooses different nodes for the shards of one extent and returns their
+// ids in the order of the shard numbers. It is a pure function of its input, not
+// of the order of the nodes.
+//
+// Nodes are ranked by weighted rendezvous hashing: with u uniform in (0,1) from
+// the hash of key and node, the score w / -ln(u) makes each node come first with
+// a probability in proportion to its weight w (Schindelhauer and Schomaker,
+// "Weighted distributed hash tables", SPAA 2005). Among these, the next shard
+// goes to the zone that has the fewest so far.
+//
+// It fails with ErrInsufficientNodes, or with ErrNoSpace if room is all that
+// is missing.
+func place(nodes []NodeInfo, key string, wanted int) ([]string, error) {
+	if err := checkNodes(nodes, wanted); err != nil {
+		return nil, fmt.Errorf("place %d shards: %w", wanted, err)
+	}
+	type candidate struct {
+		NodeInfo
+		score float64
+	}
+	candidates := make([]candidate, 0, len(nodes))
+	for _, n := range nodes {
+		if takesShards(n) {
+			candidates = append(candidates, candidate{NodeInfo: n, score: rendezvous(n, key)})
+		}
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.ID, b.ID))
+	})
+	placed := make([]string, 0, wanted)
+	inZone := make(map[string]int)
+	for len(placed) < wanted {
+		best := 0
+		for i := range candidates {
+			if inZone[candidates[i].Zone] < inZone[candidates[best].Zone] {
+				best = i
+			}
+		}
+		placed = append(placed, candidates[best].ID)
+		inZone[candidates[best].Zone]++
+		candidates = slices.Delete(candidates, best, best+1)
+	}
+	return placed, nil
+}
+
+// rendezvous returns a node's score for a key.
+func rendezvous(n NodeInfo, key string) float64 {
+	hash := sha256.New()
+	hash.Write([]byte(key))
+	hash.Write([]byte{0})
+	hash.Write([]byte(n.ID))
+	bits := binary.BigEndian.Uint64(hash.Sum(nil)) >> 11 // As many as a float64 holds exactly.
+	u := (float64(bits) + 0.5) / (1 << 53)
+	return float64(max(n.CapacityBytes, 1)) / -math.Log(u)
+}
+
+// checkNodes says whether so many nodes take shards, and if not, why.
+func checkNodes(nodes []NodeInfo, wanted int) error {
+	healthy, roomy := 0, 0
+	for _, n := range nodes {
+		if n.Healthy && !n.Draining {
+			healthy++
+		}
+		if takesShards(n) {
+			roomy++
+		}
+	}
+	if healthy < wanted {
+		return fmt.Errorf("%d of %d nodes are healthy, %d are needed: %w", healthy, len(nodes), wanted, ErrInsufficientNodes)
+	}
+	if roomy < wanted {
+		return fmt.Errorf("%d of %d nodes have room, %d are needed: %w", roomy, len(nodes), wanted, ErrNoSpace)
+	}
+	return nil
+}
+
+// chooseLayout returns the layout of a new extent. m depends on how many nodes
+// the cluster has, so that a node that is down lowers k and never the redundancy;
+// k is as many data shards as the nodes left can take. A small blob is mirrored.
+//
+// It fails with ErrInsufficientNodes, or with ErrNoSpace if room is all that is
+// missing.
+func chooseLayout(nodes []NodeInfo, small bool, cfg Config) (*proto.Layout, error) {
+	m := parityShards(len(nodes), cfg.Parity)
+	if err := checkNodes(nodes, m+1); err != nil {
+		return nil, fmt.Errorf("choose layout: %w", err)
+	}
+	k := 1
+	if !small {
+		takers := 0
+		for _, n := range nodes {
+			if takesShards(n) {
+				takers++
+			}
+		}
+		k = min(cfg.MaxDataShards, takers-m)
+	}
+	return &proto.Layout{DataShards: uint32(k), ParityShards: uint32(m), CellBytes: uint32(cfg.CellBytes)}, nil
+}
+
+// parityShards returns m for a cluster of so many nodes.
+func parityShards(nodes, configured int) int {
+	switch {
+	case configured >= 0:
+		return configured
+	case nodes <= 1:
+		return 0
+	case nodes <= 4:
+		return 1
+	}
+	return 2
+}
