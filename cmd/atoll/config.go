@@ -37,7 +37,7 @@ var kubernetesVariable = regexp.MustCompile(`^ATOLL_([A-Z0-9_]+_)?(SERVICE_(HOST
 // configuration file.
 func addSettingFlags(flags *pflag.FlagSet) {
 	flags.String(configFlag, "", "configuration file, YAML (environment: "+configVariable+")")
-	defaults := koanfOf(node.DefaultConfig())
+	defaults := configValues(node.DefaultConfig())
 	for _, s := range settings() {
 		usage := s.usage
 		if value := defaults[s.key]; value != nil {
@@ -253,8 +253,8 @@ func lookup(environ []string, variable string) string {
 	return ""
 }
 
-// koanfOf lists the values of a configuration that are not zero, by key.
-func koanfOf(cfg node.Config) map[string]any {
+// configValues lists the values of a configuration that are not zero, by key.
+func configValues(cfg node.Config) map[string]any {
 	values := map[string]any{}
 	var walk func(prefix string, v reflect.Value)
 	walk = func(prefix string, v reflect.Value) {
