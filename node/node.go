@@ -1,30 +1,287 @@
 // Package node is one atoll process: it puts the layers together in the order
-// in which they depend on each other, joins the cluster, watches the other
-// nodes, and takes itself down in reverse order. It has no domain logic.
+// in which they depend on each other, brings the node into its cluster, watches
+// the other nodes, and takes everything down in reverse order. It has no domain
+// logic.
 package node
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/gateway"
+	"github.com/atollregistry/atoll/metadata"
+	atoll "github.com/atollregistry/atoll/proto"
 )
 
 // Node is one process of the cluster.
 type Node struct {
-	cfg Config
-	log zerolog.Logger
+	cfg  Config
+	log  zerolog.Logger
+	dial Dialer
+
+	// fatal carries the error after which the node must not go on.
+	fatal chan error
 }
+
+// Option changes what a node is built from; tests use them.
+type Option func(*Node)
+
+// WithDialer replaces how the node opens connections to other nodes.
+func WithDialer(dial Dialer) Option { return func(n *Node) { n.dial = dial } }
 
 // New returns a node that Run starts. It touches neither disk nor network.
-func New(cfg Config, log zerolog.Logger) (*Node, error) {
+func New(cfg Config, log zerolog.Logger, options ...Option) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	return &Node{cfg: cfg, log: log}, nil
+	n := &Node{
+		cfg:   cfg,
+		log:   log.With().Str("node", cfg.Name).Logger(),
+		dial:  (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		fatal: make(chan error, 1),
+	}
+	for _, option := range options {
+		option(n)
+	}
+	return n, nil
 }
 
-// Run starts the node and blocks until ctx ends or the node can't go on.
+// ErrFatal marks an error of Run after which the process must end at once,
+// without an orderly stop: its disk or its state can't be trusted.
+var ErrFatal = errors.New("node can't go on")
+
+// die reports a fatal error and never returns to its caller, who must not go on
+// as if the error had not happened.
+func (n *Node) die(err error) {
+	select {
+	case n.fatal <- fmt.Errorf("%w: %w", ErrFatal, err):
+	default: // the first one counts
+	}
+	select {}
+}
+
+// Run starts the node and blocks until ctx ends, and the node has stopped in
+// order, or until the node can't go on.
 func (n *Node) Run(ctx context.Context) error {
-	return errors.New("not wired")
+	p, err := n.open()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.run(ctx) }() // the receive below waits for it
+	select {
+	case err := <-done:
+		return errors.Join(err, p.close())
+	case err := <-n.fatal:
+		return err // nothing is closed: that could hang on the same disk
+	}
+}
+
+// parts is a node that is open: everything that has to be closed again.
+type parts struct {
+	cfg Config
+	log zerolog.Logger
+
+	folder    *dataFolder
+	listeners listeners
+	cluster   *clusterListener
+	pool      *connPool
+	machine   *metadata.Machine
+	store     *metadata.Store
+	replica   *consensus.Replica
+	blobs     *blobstore.Store
+	peers     *peers
+	ready     *readiness
+	self      *atoll.Node
+	rpc       *grpc.Server
+	metrics   *prometheus.Registry
+	registry  *http.Server
+
+	closers []func() error // in the order of opening
+}
+
+// listeners are opened before anything else, so that a port in use is found
+// before the data folder is touched.
+type listeners struct{ registry, cluster, operations net.Listener }
+
+// open builds the node from the disk up. What was opened before an error is
+// closed again.
+func (n *Node) open() (p *parts, err error) {
+	p = &parts{cfg: n.cfg, log: n.log, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	identity, err := loadClusterTLS(n.cfg.Cluster, n.cfg.Name)
+	if err != nil {
+		return p, err
+	}
+	if err := p.listen(); err != nil {
+		return p, err
+	}
+	if p.folder, err = openDataFolder(n.cfg.Data, n.cfg.Name); err != nil {
+		return p, err
+	}
+	p.closers = append(p.closers, p.folder.Close)
+	if p.self, err = n.describe(p.folder); err != nil {
+		return p, err
+	}
+	p.cluster = newClusterListener(p.listeners.cluster, identity, n.dial, p.component("cluster"))
+	p.closers = append(p.closers, p.cluster.Close)
+	if err := p.openMetadata(n, identity); err != nil {
+		return p, err
+	}
+	return p, p.openServices()
+}
+
+func (p *parts) component(name string) zerolog.Logger {
+	return p.log.With().Str("component", name).Logger()
+}
+
+func (p *parts) listen() error {
+	for _, l := range []struct {
+		key, address string
+		listener     *net.Listener
+	}{
+		{"registry.listen", p.cfg.Registry.Listen, &p.listeners.registry},
+		{"cluster.listen", p.cfg.Cluster.Listen, &p.listeners.cluster},
+		{"operations.listen", p.cfg.Operations.Listen, &p.listeners.operations},
+	} {
+		listener, err := net.Listen("tcp", l.address)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.key, err)
+		}
+		*l.listener = listener
+		p.closers = append(p.closers, func() error { return ignoreClosed(listener.Close()) })
+	}
+	return nil
+}
+
+// describe makes the node's own record.
+func (n *Node) describe(folder *dataFolder) (*atoll.Node, error) {
+	capacity := n.cfg.Capacity
+	if capacity == 0 {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(folder.path, &fs); err != nil {
+			return nil, fmt.Errorf("measure data folder: %w", err)
+		}
+		capacity = fs.Blocks * uint64(fs.Bsize)
+	}
+	return &atoll.Node{
+		Id: folder.identity.ID, Name: n.cfg.Name, Zone: n.cfg.Zone,
+		ClusterAddress: n.cfg.Cluster.Address, RegistryUrl: n.cfg.Registry.URL, OperationsAddress: n.cfg.Operations.Listen,
+		CapacityBytes: capacity, State: atoll.NodeState_NODE_STATE_ACTIVE,
+	}, nil
+}
+
+// openMetadata opens the state machine and the Raft replica under it.
+func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
+	dir := p.folder.path
+	p.machine, err = metadata.OpenMachine(metadata.MachineConfig{Dir: filepath.Join(dir, stateDir), Logger: p.component("metadata"), Fatal: n.die})
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, p.machine.Close)
+	p.pool = newConnPool(identity, n.dial, func() string { return p.store.ClusterID() })
+	p.closers = append(p.closers, p.pool.Close)
+
+	cfg := consensus.DefaultConfig()
+	cfg.NodeID, cfg.Address = p.self.Id, p.self.ClusterAddress
+	cfg.Dir, cfg.Logger, cfg.Fatal = filepath.Join(dir, raftDir), p.component("consensus"), n.die
+	p.replica, err = consensus.Open(cfg, p.machine, raftNetwork{&p.cluster.raft, p.pool})
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout)
+		defer cancel()
+		return p.replica.Close(ctx)
+	})
+	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{Logger: p.component("metadata")})
+	return nil
+}
+
+// raftNetwork is what consensus needs of the cluster port.
+type raftNetwork struct {
+	*protocolListener
+	*connPool
+}
+
+// openServices opens the blob store and the servers on top of everything.
+func (p *parts) openServices() (err error) {
+	p.ready = &readiness{readIndex: p.replica.ReadIndex}
+	p.peers = newPeers(p.self.Id, p.pool, p.members, p.component("peers"))
+	p.peers.stats = p.heartbeat
+
+	cfg := blobstore.DefaultConfig()
+	cfg.Dir, cfg.Logger = filepath.Join(p.folder.path, shardsDir), p.component("blobstore")
+	cfg.Parity, cfg.CapacityBytes, cfg.ReserveBytes, cfg.BufferBytes = p.cfg.Parity, p.cfg.Capacity, p.cfg.ReserveBytes, p.cfg.Limits.BufferBytes
+	if p.blobs, err = blobstore.Open(cfg, p.peers, p.store); err != nil {
+		return err
+	}
+	p.closers = append(p.closers, p.blobs.Close)
+
+	p.rpc = newGRPCServer(p.store.ClusterID)
+	p.replica.Register(p.rpc)
+	p.blobs.Register(p.rpc)
+	atoll.RegisterMembershipServer(p.rpc, &membership{
+		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"),
+	})
+	logger := p.component("gateway")
+	handler := gateway.New(gateway.Config{
+		Logger: logger, Metrics: p.metrics,
+		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
+	}, p.store, p.blobs)
+	p.registry = gateway.NewServer(handler, logger)
+	return nil
+}
+
+// members are the nodes that are not removed.
+func (p *parts) members() []*atoll.Node {
+	return slices.DeleteFunc(slices.Clone(p.store.LocalNodes()), func(node *atoll.Node) bool {
+		return node.State == atoll.NodeState_NODE_STATE_REMOVED
+	})
+}
+
+// heartbeat describes this node to the others.
+func (p *parts) heartbeat() *atoll.HeartbeatResponse {
+	free, capacity := p.blobs.Space()
+	applied, _ := p.machine.Applied()
+	checkpoint, hash := p.machine.Checkpoint()
+	return &atoll.HeartbeatResponse{
+		NodeId: p.self.Id, FreeBytes: free, CapacityBytes: capacity, AppliedIndex: applied,
+		CheckpointIndex: checkpoint, CheckpointHash: hash, Closing: p.ready.closing.Load(),
+	}
+}
+
+// close undoes open, last things first, and reports every error.
+func (p *parts) close() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
 }

@@ -1,0 +1,250 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/rs/zerolog"
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/metadata"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+const (
+	// formationInterval is the pause between two looks at the other nodes.
+	formationInterval = 250 * time.Millisecond
+	// identifyTimeout bounds the question who is at an address.
+	identifyTimeout = 2 * time.Second
+	// waitingLogInterval is how often a node that waits for others says so.
+	waitingLogInterval = 10 * time.Second
+)
+
+// formation brings a node into its cluster: it forms one, joins one, or finds
+// itself in the one that it belongs to.
+type formation struct {
+	cfg     *Config
+	folder  *dataFolder
+	self    *atoll.Node
+	store   *metadata.Store
+	replica *consensus.Replica
+	pool    *connPool
+	log     zerolog.Logger
+}
+
+// Run returns when the node is a member, or with an error that asking again
+// would not mend.
+func (f *formation) Run(ctx context.Context) error {
+	if f.replica.HasState() {
+		if err := f.checkCluster(ctx); err != nil {
+			return err
+		}
+	} else if f.folder.identity.ClusterID != "" {
+		return fmt.Errorf("data folder %s belongs to cluster %s but its Raft log is gone: a node must not vote again without its log. "+
+			"Move the folder away and start on an empty one: the node joins as a new one under its old name",
+			f.folder.path, f.folder.identity.ClusterID)
+	} else if err := f.formOrFind(ctx); err != nil {
+		return err
+	}
+	if err := f.becomeMember(ctx); err != nil {
+		return err
+	}
+	return f.folder.setCluster(f.store.ClusterID())
+}
+
+// formOrFind decides for an empty folder whether this node forms the cluster. It
+// does so only if it was told to, or if every node of the list answers that it
+// belongs to none: a wiped node must find its old cluster, not make another.
+func (f *formation) formOrFind(ctx context.Context) error {
+	if f.cfg.Bootstrap {
+		return f.form()
+	}
+	if len(f.cfg.Join) == 0 {
+		return errors.New("the data folder is empty and the node was not told which cluster to join: " +
+			"give the cluster addresses of the nodes with join, or bootstrap to form a new cluster of one node")
+	}
+	nextLog := time.Now().Add(waitingLogInterval)
+	for {
+		answers, unanswered := f.identifyAll(ctx)
+		for _, answer := range answers {
+			if answer.ClusterId != "" && answer.NodeId != f.self.Id {
+				return nil // becomeMember joins it
+			}
+		}
+		if f.forms(unanswered) {
+			return f.form()
+		}
+		if time.Now().After(nextLog) {
+			nextLog = time.Now().Add(waitingLogInterval)
+			f.log.Warn().Strs("unanswered", unanswered).Msg("waiting for the other nodes: a cluster forms once every node of the list has answered")
+		}
+		if err := pause(ctx, formationInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// forms tells whether this node is the one that forms the cluster, given that no
+// node of the list belongs to one.
+func (f *formation) forms(unanswered []string) bool {
+	return len(unanswered) == 0 && f.cfg.Join[0] == f.self.ClusterAddress
+}
+
+func (f *formation) form() error {
+	f.log.Info().Msg("forming a new cluster")
+	if err := f.replica.Bootstrap(); err != nil {
+		return fmt.Errorf("form cluster: %w", err)
+	}
+	return nil
+}
+
+// identifyAll asks every address of the list who is there. This node itself
+// counts as answered.
+func (f *formation) identifyAll(ctx context.Context) (answers []*atoll.IdentifyResponse, unanswered []string) {
+	for _, address := range f.cfg.Join {
+		answer, err := f.identify(ctx, address)
+		if err != nil {
+			f.log.Debug().Err(err).Str("address", address).Msg("no answer")
+			unanswered = append(unanswered, address)
+			continue
+		}
+		answers = append(answers, answer)
+	}
+	return answers, unanswered
+}
+
+func (f *formation) identify(ctx context.Context, address string) (*atoll.IdentifyResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
+	defer cancel()
+	conn, err := f.pool.Conn(address)
+	if err != nil {
+		return nil, err
+	}
+	return atoll.NewMembershipClient(conn).Identify(ctx, &atoll.IdentifyRequest{})
+}
+
+// checkCluster refuses to start a node on the data of another cluster than the
+// one it is told to join. Nodes that don't answer say nothing.
+func (f *formation) checkCluster(ctx context.Context) error {
+	own := f.folder.identity.ClusterID
+	if known := f.store.ClusterID(); known != "" {
+		if own != "" && own != known {
+			return fmt.Errorf("data folder %s is damaged: %s says cluster %s, the state says %s", f.path(), identityFile, own, known)
+		}
+		own = known
+	}
+	answers, _ := f.identifyAll(ctx)
+	for _, answer := range answers {
+		if own != "" && answer.ClusterId != "" && answer.ClusterId != own {
+			return fmt.Errorf("data folder %s belongs to cluster %s, but the node %s to be joined is in cluster %s: "+
+				"start with the right folder, or move this one away to join as a new node", f.path(), own, answer.Name, answer.ClusterId)
+		}
+	}
+	return nil
+}
+
+func (f *formation) path() string { return f.folder.path }
+
+// becomeMember returns when the state machine has this node's record as it is
+// configured now. The leader of a cluster that has no name yet gives it one.
+func (f *formation) becomeMember(ctx context.Context) error {
+	nextLog := time.Now().Add(waitingLogInterval)
+	for {
+		err := f.tryBecomeMember(ctx)
+		if err == nil {
+			return nil
+		}
+		if isFinal(err) || errors.Is(err, metadata.ErrNodeRemoved) {
+			return fmt.Errorf("join the cluster: %w", err)
+		}
+		if time.Now().After(nextLog) {
+			nextLog = time.Now().Add(waitingLogInterval)
+			f.log.Warn().Err(err).Msg("not in the cluster yet, trying again")
+		}
+		if err := pause(ctx, formationInterval); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *formation) tryBecomeMember(ctx context.Context) error {
+	if f.replica.IsLeader() && f.store.ClusterID() == "" {
+		if err := f.store.InitCluster(ctx, uuid.NewString()); err != nil {
+			return err
+		}
+	}
+	if f.isMember() {
+		return nil
+	}
+	if f.replica.IsLeader() {
+		if err := f.store.PutNode(ctx, f.self, ""); err != nil {
+			return err
+		}
+		return f.replica.AddNode(ctx, f.self.Id, f.self.ClusterAddress)
+	}
+	return f.askToJoin(ctx)
+}
+
+// isMember tells whether the applied state has this node's record as configured.
+func (f *formation) isMember() bool {
+	return slices.ContainsFunc(f.store.LocalNodes(), func(node *atoll.Node) bool {
+		if node.Id != f.self.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
+			return false
+		}
+		expected := pb.Clone(f.self).(*atoll.Node)
+		expected.State, expected.JoinedUnixMs = node.State, node.JoinedUnixMs
+		return pb.Equal(node, expected)
+	})
+}
+
+// askToJoin asks every node it knows of until one takes the request.
+func (f *formation) askToJoin(ctx context.Context) error {
+	addresses := slices.Clone(f.cfg.Join)
+	for _, node := range f.store.LocalNodes() {
+		addresses = append(addresses, node.ClusterAddress)
+	}
+	request := &atoll.JoinRequest{Node: f.self, ClusterId: f.folder.identity.ClusterID}
+	err := errors.New("no other node is known")
+	for _, address := range addresses {
+		if address == f.self.ClusterAddress {
+			continue
+		}
+		if err = f.join(ctx, address, request); err == nil || isFinal(err) {
+			return err
+		}
+	}
+	return err
+}
+
+func (f *formation) join(ctx context.Context, address string, request *atoll.JoinRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	conn, err := f.pool.Conn(address)
+	if err != nil {
+		return err
+	}
+	if _, err = atoll.NewMembershipClient(conn).Join(ctx, request); err != nil {
+		return err
+	}
+	return errNotCaughtUp
+}
+
+// errNotCaughtUp: the leader took the node in, but the record has not come back
+// through the log yet.
+var errNotCaughtUp = errors.New("admitted, waiting for the cluster's state")
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,182 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/atollregistry/atoll/blobstore"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+const (
+	// maxMessageBytes bounds one gRPC message. Shards travel in messages of
+	// 1 MiB; the largest command carries a manifest of 128 KiB.
+	maxMessageBytes = 8 << 20
+	// streamWindowBytes is the flow-control window of a stream: two messages, so
+	// that a shard stream does not stop and wait on each one.
+	streamWindowBytes = 2 << 20
+	// connWindowBytes bounds what a peer can have in flight to this node, and so
+	// the memory that a slow disk here can tie up.
+	connWindowBytes = 16 << 20
+	// maxStreams bounds one peer's calls at a time.
+	maxStreams = 4096
+	// keepaliveTime and keepaliveTimeout find a peer that vanished without a
+	// word: after at most 8 s its streams fail.
+	keepaliveTime    = 5 * time.Second
+	keepaliveTimeout = 3 * time.Second
+)
+
+// clusterHeader carries the caller's cluster id in every call, so that nodes of
+// two clusters with one authority don't mix.
+const clusterHeader = "atoll-cluster"
+
+// newGRPCServer makes the server for all services between nodes. clusterID
+// returns "" while the node belongs to no cluster.
+func newGRPCServer(clusterID func() string) *grpc.Server {
+	check := func(ctx context.Context, method string) error { return checkCluster(ctx, method, clusterID()) }
+	return grpc.NewServer(
+		grpc.Creds(admittedCredentials{}),
+		grpc.ForceServerCodecV2(blobstore.Codec()),
+		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.InitialWindowSize(streamWindowBytes), grpc.InitialConnWindowSize(connWindowBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := check(ctx, info.FullMethod); err != nil {
+				return nil, err
+			}
+			return next(ctx, request)
+		}),
+		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := check(stream.Context(), info.FullMethod); err != nil {
+				return err
+			}
+			return next(server, stream)
+		}),
+	)
+}
+
+// checkCluster refuses calls from another cluster. A node that is about to join
+// has no id yet and may only ask who is there, and to join.
+func checkCluster(ctx context.Context, method, own string) error {
+	if method == atoll.Membership_Identify_FullMethodName || method == atoll.Membership_Join_FullMethodName {
+		return nil
+	}
+	values := metadata.ValueFromIncomingContext(ctx, clusterHeader)
+	if own != "" && (len(values) != 1 || values[0] != own) {
+		return status.Errorf(codes.PermissionDenied, "the caller belongs to cluster %q, this node to %q", values, own)
+	}
+	return nil
+}
+
+// admittedCredentials are for connections that did their handshake before gRPC
+// got them.
+type admittedCredentials struct{}
+
+func (admittedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil, nil, errors.New("connection is not TLS")
+	}
+	return conn, credentials.TLSInfo{
+		State:          secured.ConnectionState(),
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}, nil
+}
+
+func (admittedCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("admitted credentials are a server's")
+}
+
+func (admittedCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+}
+func (c admittedCredentials) Clone() credentials.TransportCredentials { return c }
+func (admittedCredentials) OverrideServerName(string) error           { return nil }
+
+// connPool keeps one gRPC connection to each address.
+type connPool struct {
+	tls       *clusterTLS
+	dial      Dialer
+	clusterID func() string
+
+	mu     sync.Mutex // guards conns and closed
+	conns  map[string]*grpc.ClientConn
+	closed bool
+}
+
+func newConnPool(identity *clusterTLS, dial Dialer, clusterID func() string) *connPool {
+	return &connPool{tls: identity, dial: dial, clusterID: clusterID, conns: make(map[string]*grpc.ClientConn)}
+}
+
+// Conn returns the connection to an address. It connects in the background:
+// errors come from the calls made on it.
+func (p *connPool) Conn(address string) (grpc.ClientConnInterface, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errors.New("connect: node is closing")
+	}
+	if conn, ok := p.conns[address]; ok {
+		return conn, nil
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, p.options()...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", address, err)
+	}
+	p.conns[address] = conn
+	return conn, nil
+}
+
+func (p *connPool) options() []grpc.DialOption {
+	outgoing := func(ctx context.Context) context.Context {
+		return metadata.AppendToOutgoingContext(ctx, clusterHeader, p.clusterID())
+	}
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(p.tls.client(protocolGRPC))),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.dial(ctx, "tcp", address) }),
+		grpc.WithDefaultCallOptions(
+			grpc.ForceCodecV2(blobstore.Codec()),
+			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes),
+		),
+		grpc.WithInitialWindowSize(streamWindowBytes), grpc.WithInitialConnWindowSize(connWindowBytes),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnectBackoff, MinConnectTimeout: 2 * time.Second}),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return invoke(outgoing(ctx), method, request, reply, cc, opts...)
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return stream(outgoing(ctx), desc, cc, method, opts...)
+		}),
+	}
+}
+
+// reconnectBackoff keeps a node that came back from waiting long for its peers:
+// a heartbeat a second is the most that is lost by trying.
+var reconnectBackoff = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+
+// Close ends all connections.
+func (p *connPool) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	var errs []error
+	for _, conn := range p.conns {
+		errs = append(errs, conn.Close())
+	}
+	return errors.Join(errs...)
+}

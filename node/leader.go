@@ -1,0 +1,102 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/metadata"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+const (
+	// reconcileInterval is the pause between two comparisons of the Raft group
+	// with the nodes' records.
+	reconcileInterval = 10 * time.Second
+	// checkpointInterval is the pause between two comparisons of the nodes' state.
+	checkpointInterval = 30 * time.Second
+)
+
+// leadership is what the leader does for the cluster beside replicating.
+type leadership struct {
+	store   *metadata.Store
+	replica *consensus.Replica
+	peers   *peers
+	log     zerolog.Logger
+}
+
+// Run works while ctx lasts, which is while this node leads. Whatever it does is
+// safe to do twice or to leave half done: the next leader goes on.
+func (l *leadership) Run(ctx context.Context) {
+	var expiry sync.WaitGroup
+	defer expiry.Wait()
+	expiry.Go(func() {
+		if err := l.store.Run(ctx); err != nil && ctx.Err() == nil {
+			l.log.Error().Err(err).Msg("expiry of records ended")
+		}
+	})
+	reconcile := time.NewTicker(reconcileInterval)
+	defer reconcile.Stop()
+	checkpoint := time.NewTicker(checkpointInterval)
+	defer checkpoint.Stop()
+	for {
+		var err error
+		var duty string
+		select {
+		case <-ctx.Done():
+			return
+		case <-reconcile.C:
+			duty, err = "reconcile members", l.reconcileMembers(ctx)
+		case <-checkpoint.C:
+			duty, err = "compare state", l.compareState(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn().Err(err).Str("duty", duty).Msg("leader's duty not done, trying again later")
+		}
+	}
+}
+
+// reconcileMembers brings the Raft group in line with the nodes' records, in
+// case that a leader died between changing one and the other.
+func (l *leadership) reconcileMembers(ctx context.Context) error {
+	nodes, err := l.store.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	members := l.replica.Status().Members
+	for _, node := range nodes {
+		at := slices.IndexFunc(members, func(m consensus.Member) bool { return m.ID == node.Id })
+		switch removed := node.State == atoll.NodeState_NODE_STATE_REMOVED; {
+		case removed && at >= 0:
+			err = l.replica.RemoveNode(ctx, node.Id)
+		case !removed && (at < 0 || members[at].Address != node.ClusterAddress):
+			err = l.replica.AddNode(ctx, node.Id, node.ClusterAddress)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareState has every node compare its state with the majority's.
+func (l *leadership) compareState(ctx context.Context) error {
+	members := l.peers.members()
+	reports := make([]metadata.CheckpointReport, 0, len(members))
+	for _, member := range members {
+		stats := l.peers.stats()
+		if member.Id != l.peers.self {
+			answer, _, ok := l.peers.answer(member.Id)
+			if !ok {
+				continue
+			}
+			stats = answer
+		}
+		reports = append(reports, metadata.CheckpointReport{LogIndex: stats.CheckpointIndex, Hash: stats.CheckpointHash})
+	}
+	return l.store.Checkpoint(ctx, len(members), reports)
+}

@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/metadata"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+// replaceAfter is how long a node must have been silent before a new node may
+// take over its name from another address.
+const replaceAfter = 30 * time.Second
+
+// joinTimeout bounds a join on the leader: two commands and two changes of the
+// Raft configuration.
+const joinTimeout = 20 * time.Second
+
+// membership answers the nodes' questions about each other and admits new ones.
+type membership struct {
+	atoll.UnimplementedMembershipServer
+
+	self    *atoll.Node
+	store   *metadata.Store
+	replica *consensus.Replica
+	peers   *peers
+	pool    *connPool
+	log     zerolog.Logger
+
+	joining sync.Mutex // one join at a time on the leader
+}
+
+// Identify says who this node is.
+func (m *membership) Identify(context.Context, *atoll.IdentifyRequest) (*atoll.IdentifyResponse, error) {
+	return &atoll.IdentifyResponse{NodeId: m.self.Id, Name: m.self.Name, ClusterId: m.store.ClusterID()}, nil
+}
+
+// Heartbeat says how this node is.
+func (m *membership) Heartbeat(context.Context, *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
+	return m.peers.stats(), nil
+}
+
+// Join makes the caller a member, or updates what is known of it. On a follower
+// the request goes to the leader.
+func (m *membership) Join(ctx context.Context, request *atoll.JoinRequest) (*atoll.JoinResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	own := m.store.ClusterID()
+	if own == "" {
+		return nil, status.Error(codes.FailedPrecondition, "this node belongs to no cluster yet")
+	}
+	if request.ClusterId != "" && request.ClusterId != own {
+		return nil, status.Errorf(codes.PermissionDenied, "the joining node's data belongs to cluster %s, this is cluster %s", request.ClusterId, own)
+	}
+	if !m.replica.IsLeader() {
+		return m.forward(ctx, request)
+	}
+	if err := m.admit(ctx, request.Node); err != nil {
+		return nil, joinStatus(err)
+	}
+	return &atoll.JoinResponse{ClusterId: own}, nil
+}
+
+func (m *membership) forward(ctx context.Context, request *atoll.JoinRequest) (*atoll.JoinResponse, error) {
+	id, address := m.replica.Leader()
+	if id == "" || id == m.self.Id {
+		return nil, status.Error(codes.Unavailable, "the cluster has no leader now")
+	}
+	conn, err := m.pool.Conn(address)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return atoll.NewMembershipClient(conn).Join(ctx, request)
+}
+
+// admit records the node, then lets it into the Raft group. Both steps may be
+// repeated, so a join that was cut in between is simply asked for again.
+func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
+	m.joining.Lock()
+	defer m.joining.Unlock()
+	nodes, err := m.store.Nodes(ctx)
+	if err != nil {
+		return fmt.Errorf("admit node %s: %w", joining.Name, err)
+	}
+	replaces, err := m.replaced(nodes, joining)
+	if err != nil {
+		return err
+	}
+	if err := m.store.PutNode(ctx, joining, replaces); err != nil {
+		return fmt.Errorf("admit node %s: %w", joining.Name, err)
+	}
+	if replaces != "" {
+		m.log.Warn().Str("name", joining.Name).Str("old", replaces).Str("new", joining.Id).Msg("node replaced: it came back with an empty data folder")
+		if err := m.replica.RemoveNode(ctx, replaces); err != nil {
+			return fmt.Errorf("replace node %s: %w", joining.Name, err)
+		}
+	}
+	if err := m.replica.AddNode(ctx, joining.Id, joining.ClusterAddress); err != nil {
+		return fmt.Errorf("admit node %s: %w", joining.Name, err)
+	}
+	m.log.Info().Str("name", joining.Name).Str("id", joining.Id).Str("address", joining.ClusterAddress).Msg("node admitted")
+	return nil
+}
+
+// replaced finds the node whose name the joining one takes over. It must be gone
+// for certain: its address now belongs to the joining node, or it has been
+// silent for long.
+func (m *membership) replaced(nodes []*atoll.Node, joining *atoll.Node) (string, error) {
+	for _, node := range nodes {
+		if node.Name != joining.Name || node.Id == joining.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
+			continue
+		}
+		_, age, answered := m.peers.answer(node.Id)
+		silent := node.Id != m.self.Id && (!answered || age > replaceAfter)
+		if node.ClusterAddress != joining.ClusterAddress && !silent {
+			return "", fmt.Errorf("admit node %s: %w: the node of that name at %s is alive", joining.Name, metadata.ErrNodeNameTaken, node.ClusterAddress)
+		}
+		return node.Id, nil
+	}
+	return "", nil
+}
+
+// joinStatus tells a refusal that stays from a state that passes.
+func joinStatus(err error) error {
+	switch {
+	case errors.Is(err, metadata.ErrNodeNameTaken):
+		return status.Error(codes.AlreadyExists, err.Error())
+	case errors.Is(err, metadata.ErrNodeRemoved):
+		return status.Error(codes.PermissionDenied, err.Error())
+	case errors.Is(err, metadata.ErrInvalid):
+		return status.Error(codes.InvalidArgument, err.Error())
+	default:
+		return status.Error(codes.Unavailable, err.Error())
+	}
+}
+
+// isFinal tells whether asking to join again is pointless.
+func isFinal(err error) bool {
+	switch status.Code(err) {
+	case codes.AlreadyExists, codes.PermissionDenied, codes.InvalidArgument:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,266 @@
+// Package nodetest runs whole clusters in one process for tests: real nodes with
+// real disks, TLS and ports on loopback, whose links can be cut and whose shards
+// can be damaged. Every test ends with the same closing checks (Check).
+package nodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/node"
+)
+
+const (
+	// FormTimeout bounds the forming of a cluster on a slow machine.
+	FormTimeout = 60 * time.Second
+	// pollInterval is the pause between two looks at a condition.
+	pollInterval = 20 * time.Millisecond
+)
+
+// Cluster is a cluster of in-process nodes.
+type Cluster struct {
+	t       testing.TB
+	Members []*Member
+	links   links
+
+	mu    sync.Mutex // guards acked
+	acked []Acked
+}
+
+// Member is one node of the cluster, running or not.
+type Member struct {
+	cluster *Cluster
+	// Config is what the node is started with; it may be changed while stopped.
+	Config node.Config
+
+	mu     sync.Mutex // guards the fields below
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the node has ended
+	err    error         // what Run returned
+}
+
+// Start forms a cluster of n nodes and waits until all of them can serve
+// everything. It is stopped when the test ends.
+func Start(t testing.TB, n int, configure ...func(*node.Config)) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	dir := t.TempDir()
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("n%d", i+1)
+	}
+	certificates, err := node.MakeCertificates(node.CertificatesConfig{Dir: filepath.Join(dir, "certs"), Nodes: names})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := freeAddresses(t, 3*n)
+	for i, name := range names {
+		cfg := node.DefaultConfig()
+		cfg.Name, cfg.Data = name, filepath.Join(dir, name)
+		cfg.Registry.Listen, cfg.Cluster.Listen, cfg.Operations.Listen = addresses[i], addresses[n+i], addresses[2*n+i]
+		cfg.Cluster.Address = cfg.Cluster.Listen
+		cfg.Join = addresses[n : 2*n]
+		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
+		cfg.ShutdownTimeout = 10 * time.Second
+		for _, change := range configure {
+			change(&cfg)
+		}
+		c.Members = append(c.Members, &Member{cluster: c, Config: cfg})
+	}
+	t.Cleanup(c.stopAll)
+	for _, m := range c.Members {
+		m.Start()
+	}
+	for _, m := range c.Members {
+		m.WaitReady()
+	}
+	return c
+}
+
+// freeAddresses finds loopback addresses that nobody listens on.
+func freeAddresses(t testing.TB, n int) []string {
+	t.Helper()
+	addresses := make([]string, n)
+	for i := range addresses {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close() // all at the end, so that no two are the same
+		addresses[i] = listener.Addr().String()
+	}
+	return addresses
+}
+
+func (c *Cluster) stopAll() {
+	for _, m := range c.Members {
+		m.cancelRun()
+	}
+	for _, m := range c.Members {
+		m.wait()
+	}
+}
+
+// Start runs the node on its data folder, which may be empty.
+func (m *Member) Start() {
+	m.cluster.t.Helper()
+	n, err := node.New(m.Config, m.logger(), node.WithDialer(m.cluster.links.dialer(m)))
+	if err != nil {
+		m.cluster.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	m.mu.Lock()
+	m.cancel, m.done, m.err = cancel, done, nil
+	m.mu.Unlock()
+	go func() { // wait() waits for it
+		defer close(done)
+		err := n.Run(ctx)
+		m.mu.Lock()
+		m.err = err
+		m.mu.Unlock()
+	}()
+}
+
+func (m *Member) logger() zerolog.Logger {
+	if os.Getenv("ATOLL_TEST_LOG") == "" {
+		return zerolog.Nop()
+	}
+	return zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "15:04:05.000"}).With().Timestamp().Logger()
+}
+
+func (m *Member) cancelRun() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel()
+	}
+}
+
+// wait returns what the node's Run returned.
+func (m *Member) wait() error {
+	m.mu.Lock()
+	done := m.done
+	m.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+	case <-time.After(FormTimeout):
+		m.cluster.t.Errorf("node %s does not stop", m.Config.Name)
+		return errors.New("node does not stop")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
+// Stop ends the node in order and fails the test if that is not clean.
+func (m *Member) Stop() {
+	m.cluster.t.Helper()
+	m.cancelRun()
+	if err := m.wait(); err != nil {
+		m.cluster.t.Errorf("stop node %s: %v", m.Config.Name, err)
+	}
+}
+
+// WaitEnd waits until the node ended by itself and returns why.
+func (m *Member) WaitEnd() error { return m.wait() }
+
+// Crash cuts the node off from everybody in the middle of what it does, as its
+// death would look to them, and then ends it. Only a child process can die more
+// truly; cmd/atoll has those tests.
+func (m *Member) Crash() {
+	m.cluster.Isolate(m)
+	m.cancelRun()
+	_ = m.wait() // it can't say goodbye, so it may well complain
+	m.cluster.Rejoin(m)
+}
+
+// Wipe empties the data folder of a stopped node.
+func (m *Member) Wipe() {
+	m.cluster.t.Helper()
+	if err := os.RemoveAll(m.Config.Data); err != nil {
+		m.cluster.t.Fatal(err)
+	}
+}
+
+// URL is the base URL of the node's registry port.
+func (m *Member) URL() string { return "http://" + m.Config.Registry.Listen }
+
+// WaitReady waits until the node can serve everything.
+func (m *Member) WaitReady() {
+	m.cluster.t.Helper()
+	m.cluster.Eventually(FormTimeout, fmt.Sprintf("node %s is ready", m.Config.Name), func() error {
+		select {
+		case <-m.ended():
+			return fmt.Errorf("it ended: %w", m.wait())
+		default:
+		}
+		return getOK("http://" + m.Config.Operations.Listen + "/readyz")
+	})
+}
+
+func (m *Member) ended() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.done
+}
+
+// Status asks the node for its view of the cluster.
+func (m *Member) Status() (*node.Status, error) {
+	return node.FetchStatus(context.Background(), m.Config.Data)
+}
+
+// Eventually waits until check returns nil and fails the test if that takes
+// longer than the timeout.
+func (c *Cluster) Eventually(timeout time.Duration, what string, check func() error) {
+	c.t.Helper()
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			c.t.Fatalf("not within %s: %s: %v", timeout, what, err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Leader returns the running member that leads, and waits for one.
+func (c *Cluster) Leader() *Member {
+	c.t.Helper()
+	var leader *Member
+	c.Eventually(FormTimeout, "there is a leader", func() error {
+		for _, m := range c.Members {
+			status, err := m.Status()
+			if err != nil {
+				continue
+			}
+			for _, n := range status.Nodes {
+				if n.Leader && n.ID == m.Config.Name {
+					leader = m
+					return nil
+				}
+			}
+		}
+		return errors.New("no node says that it leads")
+	})
+	return leader
+}

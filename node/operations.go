@@ -1,0 +1,46 @@
+package node
+
+import (
+	"net/http"
+	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// operationsHandler serves the probes and metrics. Nothing on it needs or
+// gives rights.
+//
+//	/livez        the process runs and has not met an error that it can't survive
+//	/readyz       the node can serve everything: for the balancer
+//	/readyz/read  the node can serve reads by digest, which need no quorum
+//	/metrics      Prometheus
+func operationsHandler(ready *readiness, metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", probe(func() error { return nil }))
+	mux.HandleFunc("GET /readyz", probe(ready.forWrites))
+	mux.HandleFunc("GET /readyz/read", probe(ready.forReads))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+func probe(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			w.Write([]byte(err.Error() + "\n"))
+			return
+		}
+		w.Write([]byte("ok\n"))
+	}
+}
+
+// profiles serves Go's profiles. Only the operator's socket has them: they show
+// memory.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+}

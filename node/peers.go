@@ -1,0 +1,219 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+
+	"github.com/atollregistry/atoll/blobstore"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+const (
+	// heartbeatInterval is how often every node is asked how it is.
+	heartbeatInterval = time.Second
+	// heartbeatTimeout bounds one question.
+	heartbeatTimeout = 2 * time.Second
+	// healthyFor is how long an answer counts. Three missed heartbeats make a
+	// node unhealthy: it gets no new shards until it answers again.
+	healthyFor = 4 * time.Second
+	// suspectFor keeps a node that failed a transfer out of new placements even
+	// if it answers heartbeats, as one with a hung disk does.
+	suspectFor = 10 * time.Second
+)
+
+// peers watches the cluster's nodes by heartbeats and tells blobstore which of
+// them can take and give shards.
+type peers struct {
+	self string
+	pool *connPool
+	// members are the nodes of the state machine that are not removed.
+	members func() []*atoll.Node
+	// stats describes this node.
+	stats func() *atoll.HeartbeatResponse
+	log   zerolog.Logger
+
+	mu    sync.Mutex // guards known
+	known map[string]*peer
+}
+
+// peer is what is known of one other node.
+type peer struct {
+	answered     time.Time // zero if never
+	stats        *atoll.HeartbeatResponse
+	suspectUntil time.Time
+	asking       bool
+	healthy      bool // as last logged
+}
+
+func newPeers(self string, pool *connPool, members func() []*atoll.Node, log zerolog.Logger) *peers {
+	return &peers{self: self, pool: pool, members: members, log: log, known: make(map[string]*peer)}
+}
+
+var _ blobstore.Cluster = (*peers)(nil)
+
+// Run asks all nodes again and again.
+func (p *peers) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	ticker := time.NewTicker(heartbeatInterval)
+	defer ticker.Stop()
+	for {
+		for _, member := range p.members() {
+			if member.Id != p.self && p.begin(member.Id) {
+				running.Go(func() { p.ask(ctx, member) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			p.logChanges()
+		}
+	}
+}
+
+// begin claims the right to ask a node: one question at a time.
+func (p *peers) begin(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.peer(id)
+	if known.asking {
+		return false
+	}
+	known.asking = true
+	return true
+}
+
+// peer returns the entry of a node. p.mu is held.
+func (p *peers) peer(id string) *peer {
+	if p.known[id] == nil {
+		p.known[id] = &peer{}
+	}
+	return p.known[id]
+}
+
+func (p *peers) ask(ctx context.Context, member *atoll.Node) {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	defer cancel()
+	var answer *atoll.HeartbeatResponse
+	conn, err := p.pool.Conn(member.ClusterAddress)
+	if err == nil {
+		answer, err = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{})
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.peer(member.Id)
+	known.asking = false
+	// Another node may have taken over the address.
+	if err == nil && answer.NodeId == member.Id {
+		known.answered, known.stats = time.Now(), answer
+	}
+}
+
+func (p *peers) logChanges() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for id, known := range p.known {
+		healthy := known.isHealthy(now)
+		if healthy == known.healthy {
+			continue
+		}
+		known.healthy = healthy
+		event := p.log.Info()
+		if !healthy {
+			event = p.log.Warn()
+		}
+		event.Str("peer", p.nameOf(id)).Bool("healthy", healthy).Msg("peer changed")
+	}
+}
+
+func (p *peers) nameOf(id string) string {
+	for _, member := range p.members() {
+		if member.Id == id {
+			return member.Name
+		}
+	}
+	return id
+}
+
+func (k *peer) isHealthy(now time.Time) bool {
+	return k.stats != nil && !k.stats.Closing && now.Sub(k.answered) < healthyFor && now.After(k.suspectUntil)
+}
+
+// Self is this node's id.
+func (p *peers) Self() string { return p.self }
+
+// Nodes lists all members with what is known of them now.
+func (p *peers) Nodes() []blobstore.NodeInfo {
+	members := p.members()
+	own := p.stats()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	infos := make([]blobstore.NodeInfo, 0, len(members))
+	for _, member := range members {
+		info := blobstore.NodeInfo{
+			ID:            member.Id,
+			Zone:          member.Zone,
+			Draining:      member.State == atoll.NodeState_NODE_STATE_DRAINING,
+			CapacityBytes: member.CapacityBytes,
+		}
+		if member.Id == p.self {
+			info.Healthy, info.FreeBytes = !own.Closing, own.FreeBytes
+		} else if known := p.known[member.Id]; known != nil && known.stats != nil {
+			info.Healthy, info.FreeBytes = known.isHealthy(now), known.stats.FreeBytes
+		}
+		infos = append(infos, info)
+	}
+	return infos
+}
+
+// Conn returns the connection to a node.
+func (p *peers) Conn(nodeID string) (grpc.ClientConnInterface, error) {
+	for _, member := range p.members() {
+		if member.Id == nodeID {
+			return p.pool.Conn(member.ClusterAddress)
+		}
+	}
+	return nil, fmt.Errorf("connect to node %s: it is not a member of the cluster", nodeID)
+}
+
+// Suspect keeps a node out of new placements for a while, because a transfer
+// with it failed or stalled.
+func (p *peers) Suspect(nodeID string, err error) {
+	if nodeID == p.self {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.peer(nodeID).suspectUntil = time.Now().Add(suspectFor)
+	p.log.Warn().Err(err).Str("peer", p.nameOf(nodeID)).Dur("for", suspectFor).Msg("peer suspected")
+}
+
+// answer returns a node's last heartbeat and its age; ok is false if it never
+// answered.
+func (p *peers) answer(nodeID string) (stats *atoll.HeartbeatResponse, age time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.known[nodeID]
+	if known == nil || known.stats == nil {
+		return nil, 0, false
+	}
+	return known.stats, time.Since(known.answered), true
+}
+
+// reachable tells whether a node answered lately. Unlike health it does not
+// look at suspicions: a suspect's shards may well be readable.
+func (p *peers) reachable(nodeID string) bool {
+	if nodeID == p.self {
+		return true
+	}
+	_, age, ok := p.answer(nodeID)
+	return ok && age < healthyFor
+}

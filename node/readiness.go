@@ -1,0 +1,69 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// readinessInterval is the pause between two linearizable reads that show
+	// that this node can serve everything.
+	readinessInterval = time.Second
+	// readinessGrace is how long after the last such read the node still counts
+	// as ready. It outlasts an election, which requests wait through, so that the
+	// balancer does not drop all nodes at each one.
+	readinessGrace = 12 * time.Second
+)
+
+// readiness knows what this node can serve now.
+type readiness struct {
+	readIndex func(context.Context) error
+
+	joined  atomic.Bool
+	closing atomic.Bool
+	// lastRead is when a linearizable read last succeeded, Unix nanoseconds.
+	lastRead atomic.Int64
+}
+
+// Run reads again and again.
+func (r *readiness) Run(ctx context.Context) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, readinessGrace)
+		if err := r.readIndex(attempt); err == nil {
+			r.lastRead.Store(time.Now().UnixNano())
+		}
+		cancel()
+		if pause(ctx, readinessInterval) != nil {
+			return nil
+		}
+	}
+}
+
+// forReads is nil when the node can serve reads by digest, which need no quorum.
+func (r *readiness) forReads() error {
+	switch {
+	case r.closing.Load():
+		return fmt.Errorf("shutting down")
+	case !r.joined.Load():
+		return fmt.Errorf("not a member of a cluster yet")
+	default:
+		return nil
+	}
+}
+
+// forWrites is nil when the node can serve everything.
+func (r *readiness) forWrites() error {
+	if err := r.forReads(); err != nil {
+		return err
+	}
+	last := r.lastRead.Load()
+	if last == 0 {
+		return fmt.Errorf("no contact with a majority of the voters yet")
+	}
+	if age := time.Since(time.Unix(0, last)); age > readinessGrace {
+		return fmt.Errorf("no contact with a majority of the voters for %s", age.Round(time.Second))
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// handOverTimeout bounds the search for a new leader when this one stops.
+	handOverTimeout = 5 * time.Second
+	// graceTimeout bounds the end of what is left once clients are served.
+	graceTimeout = 5 * time.Second
+	// headerTimeout bounds the header of a request to the operations port and the
+	// operator's socket.
+	headerTimeout = 10 * time.Second
+)
+
+// run serves until ctx ends or a part fails, then stops in order: clients first,
+// then what they need.
+func (p *parts) run(ctx context.Context) error {
+	// The parts outlive ctx, so that running transfers can finish.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	group, work := errgroup.WithContext(work)
+
+	operations := &http.Server{Handler: operationsHandler(p.ready, p.metrics), ReadHeaderTimeout: headerTimeout}
+	socket, err := listenSocket(p.folder.path)
+	if err != nil {
+		return fmt.Errorf("open operator's socket: %w", err)
+	}
+	operator := &admin{self: p.self, store: p.store, replica: p.replica, peers: p.peers, ready: p.ready}
+	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout}
+
+	group.Go(func() error { return p.cluster.Run(work) })
+	group.Go(func() error { return serveUntilClosed(p.rpc.Serve(&p.cluster.grpc)) })
+	group.Go(func() error { return p.replica.Run(work) })
+	group.Go(func() error { return p.peers.Run(work) })
+	group.Go(func() error { return p.ready.Run(work) })
+	group.Go(func() error { return serveUntilClosed(operations.Serve(p.listeners.operations)) })
+	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
+	group.Go(func() error { return serveUntilClosed(p.registry.Serve(p.listeners.registry)) })
+	group.Go(func() error { return p.join(ctx, work) })
+
+	select {
+	case <-ctx.Done():
+		p.log.Info().Msg("stopping")
+	case <-work.Done(): // a part failed; Wait tells which
+	}
+	p.stop(cancel, operations, adminServer)
+	return group.Wait()
+}
+
+// join brings the node into its cluster and then starts what only a member does.
+func (p *parts) join(ctx, work context.Context) error {
+	f := &formation{
+		cfg: &p.cfg, folder: p.folder, self: p.self,
+		store: p.store, replica: p.replica, pool: p.pool, log: p.component("formation"),
+	}
+	if err := f.Run(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop before it was a member
+		}
+		return err
+	}
+	p.ready.joined.Store(true)
+	p.log.Info().Str("cluster", p.store.ClusterID()).Str("registry", p.listeners.registry.Addr().String()).Msg("node is a member of the cluster")
+
+	duties := &leadership{store: p.store, replica: p.replica, peers: p.peers, log: p.component("leadership")}
+	group, work := errgroup.WithContext(work)
+	group.Go(func() error { return p.blobs.Run(work) })
+	group.Go(func() error { return p.replica.WhileLeader(work, duties.Run) })
+	return group.Wait()
+}
+
+// stop ends the service in order. Each step has a bound, so that the whole has.
+func (p *parts) stop(cancel context.CancelFunc, operations, adminServer *http.Server) {
+	p.ready.closing.Store(true)
+	if p.replica.IsLeader() {
+		ctx, done := context.WithTimeout(context.Background(), handOverTimeout)
+		if err := p.replica.TransferLeadership(ctx); err != nil {
+			p.log.Info().Err(err).Msg("leadership not handed over; the others will elect")
+		}
+		done()
+	}
+	ctx, done := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout)
+	defer done()
+	if err := p.registry.Shutdown(ctx); err != nil {
+		p.log.Warn().Dur("after", p.cfg.ShutdownTimeout).Msg("transfers cut off: they took longer than the shutdown timeout")
+		p.registry.Close()
+	}
+	cancel()
+	operations.Close()
+	adminServer.Close()
+	p.stopRPC()
+}
+
+func (p *parts) stopRPC() {
+	stopped := make(chan struct{})
+	go func() { // ends with Stop at the latest
+		p.rpc.GracefulStop()
+		close(stopped)
+	}()
+	timer := time.NewTimer(graceTimeout)
+	defer timer.Stop()
+	select {
+	case <-stopped:
+	case <-timer.C:
+		p.rpc.Stop()
+		<-stopped
+	}
+}
+
+// serveUntilClosed makes the orderly end of a server no error.
+func serveUntilClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
