@@ -245,8 +245,10 @@ func (x *ConfirmTermRequest) GetTerm() uint64 {
 }
 
 type ConfirmTermResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	// Who answers. A voter's address may have gone to another node.
+	NodeId        string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +288,13 @@ func (x *ConfirmTermResponse) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *ConfirmTermResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 type RaftStatsRequest struct {
@@ -423,9 +432,10 @@ const file_consensus_proto_rawDesc = "" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"(\n" +
 	"\x12ConfirmTermRequest\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\")\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\"B\n" +
 	"\x13ConfirmTermResponse\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\"\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\x12\n" +
 	"\x10RaftStatsRequest\"\xd7\x01\n" +
 	"\x11RaftStatsResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
