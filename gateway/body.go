@@ -1,0 +1,135 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// body reads a request's body. It bounds how long a client may be silent, checks
+// a length announced by Content-Range, and keeps the first error, since whoever
+// reads it may wrap or swallow that. Not safe for concurrent use.
+type body struct {
+	source  io.Reader
+	control *http.ResponseController
+	now     func() time.Time
+	// idle is how long one read may take.
+	idle time.Duration
+	// deadline is when the whole body must have come; zero for never.
+	deadline time.Time
+	// armed is when the connection's read deadline was last moved.
+	armed time.Time
+	// announced says that exactly expected bytes must still come.
+	announced bool
+	expected  uint64
+	// awaited says that the client sends nothing before a "100 Continue", which
+	// net/http sends at the first read.
+	awaited  bool
+	received uint64
+	err      error
+}
+
+func newBody(r *http.Request, control *http.ResponseController, idle time.Duration, now func() time.Time) *body {
+	b := &body{
+		source: r.Body, control: control, idle: idle, now: now,
+		awaited: strings.EqualFold(r.Header.Get("Expect"), "100-continue"),
+	}
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		b.source, b.err = http.NoBody, io.EOF
+		return b
+	}
+	// net/http itself reads some of a body that no handler wants: see that it ends.
+	b.arm()
+	return b
+}
+
+// announce makes the body fail with errSizeInvalid unless it has exactly so many
+// bytes.
+func (b *body) announce(bytes uint64) { b.announced, b.expected = true, bytes }
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	b.awaited = false
+	b.arm()
+	n, err := b.source.Read(p)
+	b.received += uint64(n)
+	if b.announced {
+		if uint64(n) > b.expected {
+			n, err = int(b.expected), refuse(errSizeInvalid, "the body is longer than its Content-Range", nil)
+		} else if errors.Is(err, io.EOF) && uint64(n) < b.expected {
+			err = refuse(errSizeInvalid, "the body is shorter than its Content-Range", nil)
+		}
+		b.expected -= uint64(n)
+	}
+	if err != nil {
+		b.err = bodyError(err)
+		return n, b.err
+	}
+	return n, nil
+}
+
+// bodyError says in the gateway's terms why a body could not be read.
+func bodyError(err error) error {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, errSizeInvalid):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("read request body: %w: %w", errBodySlow, err)
+	default:
+		return fmt.Errorf("read request body: %w: %w", errBodyBroken, err)
+	}
+}
+
+// arm moves the connection's read deadline, not on every read but often enough.
+// net/http takes it back when it has seen the end of the body.
+func (b *body) arm() {
+	now := b.now()
+	if !b.armed.IsZero() && now.Sub(b.armed) < b.idle/8 {
+		return
+	}
+	b.armed = now
+	deadline := now.Add(b.idle)
+	if !b.deadline.IsZero() && b.deadline.Before(deadline) {
+		deadline = b.deadline
+	}
+	// A connection without deadlines (in tests) has no silent client either.
+	_ = b.control.SetReadDeadline(deadline)
+}
+
+// ended says whether the client has sent everything.
+func (b *body) ended() bool { return errors.Is(b.err, io.EOF) }
+
+// failed returns why the body could not be read to its end; nil if it was, or
+// was not read that far.
+func (b *body) failed() error {
+	if b.ended() {
+		return nil
+	}
+	return b.err
+}
+
+// Bounds of what is still read after a refusal, see drain.
+const (
+	drainBytes = 4 << 20
+	drainTime  = 2 * time.Second
+)
+
+// drain reads on after the reply was sent, for a while. A client that is still
+// sending would otherwise find its connection reset, and might never see the
+// reply that says why.
+func (b *body) drain() {
+	if b.ended() || b.awaited || errors.Is(b.err, errBodySlow) || errors.Is(b.err, errBodyBroken) {
+		return
+	}
+	_ = b.control.SetReadDeadline(b.now().Add(drainTime))
+	// Whatever comes of it, the connection is closed after this.
+	n, _ := io.CopyN(io.Discard, b.source, drainBytes)
+	b.received += uint64(n)
+}

@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// Config is how a gateway behaves. Zero fields take the defaults.
+type Config struct {
+	// Logger gets one line for each request. The zero Logger writes nothing.
+	Logger zerolog.Logger
+	// Metrics is where the gateway's metrics are registered; nil for nowhere.
+	Metrics prometheus.Registerer
+	// MaxConcurrentUploads bounds the requests that send blob bytes at once, each
+	// of which holds buffers of the blob store. Default 256.
+	MaxConcurrentUploads int
+	// MaxConcurrentPulls bounds the requests that receive blob bytes at once.
+	// Default 1024.
+	MaxConcurrentPulls int
+	// LimitWait is how long a request waits for its turn before it is refused
+	// with 503 (uploads) or 429 (pulls). Default 10 s.
+	LimitWait time.Duration
+	// IdleTimeout is how long a client may take to send or to receive anything at
+	// all. A transfer that moves may last for ever. Default 60 s.
+	IdleTimeout time.Duration
+	// ManifestTimeout is how long a client may take to send a whole manifest,
+	// which is kept in memory meanwhile. Default 60 s.
+	ManifestTimeout time.Duration
+	// ManifestBufferBytes bounds the manifests in memory at once while they are
+	// pushed. Parsing takes several times that. At least MaxManifestBytes; default
+	// 16 MiB.
+	ManifestBufferBytes int64
+}
+
+// MaxManifestBytes is how large a manifest may be. Clients refuse larger ones
+// (containerd and containers/image stop at 4 MiB), and a registry must take that
+// much.
+const MaxManifestBytes = 4 << 20
+
+// DefaultConfig returns the configuration of a gateway that was told nothing.
+func DefaultConfig() Config {
+	return Config{
+		Logger:               zerolog.Nop(),
+		MaxConcurrentUploads: 256,
+		MaxConcurrentPulls:   1024,
+		LimitWait:            10 * time.Second,
+		IdleTimeout:          60 * time.Second,
+		ManifestTimeout:      60 * time.Second,
+		ManifestBufferBytes:  16 << 20,
+	}
+}
+
+func (c Config) withDefaults() Config {
+	d := DefaultConfig()
+	c.MaxConcurrentUploads = positive(c.MaxConcurrentUploads, d.MaxConcurrentUploads)
+	c.MaxConcurrentPulls = positive(c.MaxConcurrentPulls, d.MaxConcurrentPulls)
+	c.LimitWait = positive(c.LimitWait, d.LimitWait)
+	c.IdleTimeout = positive(c.IdleTimeout, d.IdleTimeout)
+	c.ManifestTimeout = positive(c.ManifestTimeout, d.ManifestTimeout)
+	c.ManifestBufferBytes = max(positive(c.ManifestBufferBytes, d.ManifestBufferBytes), MaxManifestBytes)
+	return c
+}
+
+// positive returns value, or fallback if value is not positive.
+func positive[T int | int64 | time.Duration](value, fallback T) T {
+	if value <= 0 {
+		return fallback
+	}
+	return value
+}

@@ -1,0 +1,178 @@
+package gateway
+
+import (
+	"context"
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/proto"
+)
+
+// push is an upload as one request sees it: what is recorded, and what is durable
+// but not recorded yet.
+type push struct {
+	repository string
+	// uploadID is empty until there is a record to extend.
+	uploadID string
+	progress blobstore.Progress
+	// recorded are the extents in the upload's record.
+	recorded []*proto.Extent
+	// tail are durable extents that no record names; they begin at byte tailFrom.
+	tail     []*proto.Extent
+	tailFrom uint64
+}
+
+// resumePush takes up an upload where its record says it is.
+func resumePush(repository string, upload *proto.Upload) *push {
+	return &push{
+		repository: repository,
+		uploadID:   upload.GetId(),
+		progress:   blobstore.Progress{UploadID: upload.GetId(), Size: upload.GetSize(), Hashes: upload.GetHashStates()},
+		recorded:   slices.Clip(upload.GetExtents()),
+		tailFrom:   upload.GetSize(),
+	}
+}
+
+// prepareHash sees to it that bytes still to come are hashed as the digest wants
+// it. Only from the first byte on: an upload that was begun without is read again
+// in the end.
+func (p *push) prepareHash(digest string) error {
+	algorithm, _, _ := splitDigest(digest)
+	if p.progress.Size > 0 || algorithm == sha256Algorithm {
+		return nil
+	}
+	// SHA-256 is always kept.
+	p.progress.Hashes = nil
+	for _, name := range []string{sha256Algorithm, algorithm} {
+		state, err := newHash(name).(encoding.BinaryMarshaler).MarshalBinary()
+		if err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+		p.progress.Hashes = append(p.progress.Hashes, &proto.HashState{Algorithm: name, State: state})
+	}
+	return nil
+}
+
+// receive stores the request's body behind what the push has. Extents that fill
+// up are recorded at once, so that nothing old waits unrecorded for the sweep.
+func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
+	release, err := g.uploads.acquire(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer release()
+	record := func(ctx context.Context, done blobstore.Recorded) error {
+		if err := g.record(ctx, p, done.ExpectedSize, done.Extents, done.Progress.Hashes); err != nil {
+			return err
+		}
+		p.recorded = append(p.recorded, done.Extents...)
+		return nil
+	}
+	progress, tail, tailFrom, err := g.blobs.Append(ctx, p.progress, x.body, record)
+	if bodyErr := x.body.failed(); bodyErr != nil {
+		return bodyErr
+	}
+	if err != nil {
+		return fmt.Errorf("store blob: %w", err)
+	}
+	x.upload = p.uploadID
+	p.progress, p.tail, p.tailFrom = progress, tail, tailFrom
+	return nil
+}
+
+// record extends the upload's record, and makes one if there is none.
+func (g *gateway) record(ctx context.Context, p *push, expectedSize uint64, extents []*proto.Extent, hashes []*proto.HashState) error {
+	if p.uploadID == "" {
+		upload, err := g.metadata.CreateUpload(ctx, p.repository)
+		if err != nil {
+			return fmt.Errorf("start upload: %w", err)
+		}
+		p.uploadID = upload.GetId()
+	}
+	err := g.metadata.ExtendUpload(ctx, &proto.ExtendUpload{
+		Id: p.uploadID, Repository: p.repository, ExpectedSize: expectedSize, Extents: extents, HashStates: hashes,
+	})
+	if err != nil {
+		return fmt.Errorf("extend upload %s: %w", p.uploadID, err)
+	}
+	return nil
+}
+
+// recordTail records what is durable and not recorded yet.
+func (g *gateway) recordTail(ctx context.Context, p *push) error {
+	if len(p.tail) == 0 {
+		return nil
+	}
+	if err := g.record(ctx, p, p.tailFrom, p.tail, p.progress.Hashes); err != nil {
+		return err
+	}
+	p.recorded, p.tail, p.tailFrom = append(p.recorded, p.tail...), nil, p.progress.Size
+	return nil
+}
+
+// commit makes a blob of the push if its bytes have the digest. If they have not,
+// the upload is dropped, as no client goes on with it.
+func (g *gateway) commit(ctx context.Context, p *push, digest string) error {
+	computed, err := g.computeDigest(ctx, p, digest)
+	if err != nil {
+		return err
+	}
+	if computed != digest {
+		g.abandon(ctx, p)
+		return refuse(errDigestInvalid, "the content has another digest", map[string]string{"digest": digest, "computed": computed})
+	}
+	err = g.metadata.CommitBlob(ctx, &proto.CommitBlob{
+		Repository: p.repository, Digest: digest, Size: p.progress.Size,
+		UploadId: p.uploadID, ExpectedSize: p.tailFrom, Extents: p.tail,
+	})
+	if err != nil {
+		return fmt.Errorf("commit blob %s: %w", digest, err)
+	}
+	return nil
+}
+
+// computeDigest returns the digest of everything pushed, by the algorithm of the
+// digest that the client gave.
+func (g *gateway) computeDigest(ctx context.Context, p *push, digest string) (string, error) {
+	algorithm, _, _ := splitDigest(digest)
+	computed, err := p.progress.Digest(algorithm)
+	if err == nil || algorithm == sha256Algorithm {
+		return computed, err
+	}
+	if !errors.Is(err, blobstore.ErrHashState) {
+		return "", err
+	}
+	return g.hashStored(ctx, p, algorithm)
+}
+
+// hashStored hashes what was pushed by reading it again. That is for the clients
+// that name an algorithm other than SHA-256 only in the end.
+func (g *gateway) hashStored(ctx context.Context, p *push, algorithm string) (string, error) {
+	release, err := g.uploads.acquire(ctx, 1)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	extents := make([]*proto.Extent, 0, len(p.recorded)+len(p.tail))
+	extents = append(append(extents, p.recorded...), p.tail...)
+	reader, err := g.blobs.Read(ctx, extents, 0, p.progress.Size)
+	if err != nil {
+		return "", fmt.Errorf("open upload %s: %w", p.uploadID, err)
+	}
+	buffer := g.buffers.Get().(*[]byte)
+	defer g.buffers.Put(buffer)
+	running := newHash(algorithm)
+	n, err := io.CopyBuffer(running, reader, *buffer)
+	_ = reader.Close() // Nothing to say about what was read.
+	if err != nil {
+		return "", fmt.Errorf("read upload %s: %w", p.uploadID, err)
+	}
+	if uint64(n) != p.progress.Size {
+		return "", fmt.Errorf("read upload %s: %d bytes of %d: %w", p.uploadID, n, p.progress.Size, io.ErrUnexpectedEOF)
+	}
+	return formatDigest(algorithm, running), nil
+}

@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/atollregistry/atoll/metadata"
+	"github.com/atollregistry/atoll/proto"
+)
+
+// startUpload answers POST to where uploads start: a mount, a blob pushed in this
+// one request, or a new upload.
+func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
+	if algorithm := x.query.Get("digest-algorithm"); algorithm != "" && newHash(algorithm) == nil {
+		return refuse(errDigestInvalid, "the digest algorithm is not supported", map[string]string{"algorithm": algorithm})
+	}
+	if mount := x.query.Get("mount"); mount != "" {
+		mounted, err := g.mountBlob(ctx, x, mount)
+		if err != nil {
+			return err
+		}
+		if mounted {
+			return x.created(blobPath(x.repository, mount), mount)
+		}
+	}
+	if digest := x.query.Get("digest"); digest != "" {
+		return g.pushWhole(ctx, x, digest)
+	}
+	upload, err := g.metadata.CreateUpload(ctx, x.repository)
+	if err != nil {
+		return fmt.Errorf("start upload: %w", err)
+	}
+	x.setUpload(upload.GetId(), upload.GetSize())
+	return x.reply(http.StatusAccepted)
+}
+
+// mountBlob links a blob of another repository, or finds that it is here already.
+// Whatever is missing or malformed is no error: the client then gets an upload,
+// since containerd gives up a push whose mount was refused.
+func (g *gateway) mountBlob(ctx context.Context, x *exchange, digest string) (mounted bool, err error) {
+	if checkDigest(digest) != nil {
+		return false, nil
+	}
+	if from := x.query.Get("from"); validRepository(from) {
+		err := g.metadata.MountBlob(ctx, x.repository, from, digest)
+		if err == nil {
+			return true, nil
+		}
+		if !isMissing(err) {
+			return false, fmt.Errorf("mount blob %s from %s: %w", digest, from, err)
+		}
+	}
+	_, err = g.metadata.Blob(ctx, x.repository, digest)
+	if err != nil && !isMissing(err) {
+		return false, fmt.Errorf("look up blob %s: %w", digest, err)
+	}
+	return err == nil, nil
+}
+
+func isMissing(err error) bool {
+	return errors.Is(err, metadata.ErrBlobUnknown) || errors.Is(err, metadata.ErrRepositoryUnknown)
+}
+
+// uploadStatus answers GET and HEAD of an upload: how far it has come.
+func (g *gateway) uploadStatus(ctx context.Context, x *exchange) error {
+	upload, err := g.openUpload(ctx, x)
+	if err != nil {
+		return err
+	}
+	x.setUpload(upload.GetId(), upload.GetSize())
+	return x.reply(http.StatusNoContent)
+}
+
+// openUpload finds an upload that is still in progress.
+func (g *gateway) openUpload(ctx context.Context, x *exchange) (*proto.Upload, error) {
+	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
+	if err != nil {
+		return nil, fmt.Errorf("look up upload %s: %w", x.reference, err)
+	}
+	if upload.GetFinishedDigest() != "" {
+		return nil, fmt.Errorf("look up upload %s: %w", x.reference, metadata.ErrUploadFinished)
+	}
+	return upload, nil
+}
+
+// cancelUpload answers DELETE of an upload.
+func (g *gateway) cancelUpload(ctx context.Context, x *exchange) error {
+	if err := g.metadata.CancelUpload(ctx, x.repository, x.reference); err != nil {
+		return fmt.Errorf("cancel upload %s: %w", x.reference, err)
+	}
+	return x.reply(http.StatusNoContent)
+}
+
+// extendUpload answers PATCH: more bytes for an upload. They count once they are
+// durable and recorded, all of them or, after an error, those of whole extents.
+func (g *gateway) extendUpload(ctx context.Context, x *exchange) error {
+	upload, err := g.openUpload(ctx, x)
+	if err != nil {
+		return err
+	}
+	if err := x.checkChunk(upload); err != nil {
+		return err
+	}
+	p := resumePush(x.repository, upload)
+	if err := g.receive(ctx, x, p); err != nil {
+		return g.explainSize(x, err)
+	}
+	if err := g.recordTail(ctx, p); err != nil {
+		return g.explainSize(x, err)
+	}
+	x.setUpload(upload.GetId(), p.progress.Size)
+	return x.reply(http.StatusAccepted)
+}
+
+// checkChunk compares a request's Content-Range, if it has one, with the upload
+// and with the length of the body.
+func (x *exchange) checkChunk(upload *proto.Upload) error {
+	header := x.r.Header.Get("Content-Range")
+	if header == "" {
+		return nil
+	}
+	first, last, ok := parseContentRange(header)
+	if !ok {
+		return refuse(errChunkMalformed, "Content-Range is not FIRST-LAST", map[string]string{"contentRange": header})
+	}
+	if first != upload.GetSize() {
+		return x.outOfOrder(upload.GetSize())
+	}
+	length := last - first + 1
+	if x.r.ContentLength >= 0 && uint64(x.r.ContentLength) != length {
+		return refuse(errSizeInvalid, "Content-Range and Content-Length do not agree", nil)
+	}
+	x.body.announce(length)
+	return nil
+}
+
+// outOfOrder refuses a chunk that does not begin where the upload ends, and says
+// where that is. For an upload without bytes there is no way to say it: "0-0"
+// would make regctl go on at byte 1.
+func (x *exchange) outOfOrder(size uint64) error {
+	x.setUpload(x.reference, size)
+	if size == 0 {
+		x.w.Header().Del("Range")
+	}
+	return refuse(errRangeInvalid, fmt.Sprintf("the upload has %d bytes", size), map[string]uint64{"size": size})
+}
+
+// explainSize adds to the error of a writer who lost against another one how far
+// the upload has come, so that the client can go on from there.
+func (g *gateway) explainSize(x *exchange, err error) error {
+	var conflict *metadata.UploadSizeError
+	if errors.As(err, &conflict) && x.operation == opUpload {
+		x.setUpload(x.reference, conflict.Size)
+		if conflict.Size == 0 {
+			x.w.Header().Del("Range")
+		}
+	}
+	return err
+}
+
+// finishUpload answers PUT: the last bytes of an upload, if any, and its digest.
+func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
+	digest := x.query.Get("digest")
+	if err := checkDigest(digest); err != nil {
+		return err
+	}
+	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
+	if err != nil {
+		return fmt.Errorf("look up upload %s: %w", x.reference, err)
+	}
+	if finished := upload.GetFinishedDigest(); finished != "" {
+		return g.finishAgain(ctx, x, finished == digest)
+	}
+	if err := x.checkChunk(upload); err != nil {
+		return err
+	}
+	p := resumePush(x.repository, upload)
+	if err := p.prepareHash(digest); err != nil {
+		return err
+	}
+	if !x.body.ended() {
+		if err := g.receive(ctx, x, p); err != nil {
+			return g.explainSize(x, err)
+		}
+	}
+	if err := g.commit(ctx, p, digest); err != nil {
+		return g.explainSize(x, err)
+	}
+	return x.created(blobPath(x.repository, digest), digest)
+}
+
+// finishAgain answers a PUT that was carried out before: the client, or a
+// balancer, did not get the reply and repeats it.
+func (g *gateway) finishAgain(ctx context.Context, x *exchange, same bool) error {
+	if !same {
+		return fmt.Errorf("finish upload %s with another digest: %w", x.reference, metadata.ErrUploadFinished)
+	}
+	digest := x.query.Get("digest")
+	if _, err := g.metadata.Blob(ctx, x.repository, digest); err != nil {
+		if isMissing(err) { // Deleted since: the client has to push it again.
+			return fmt.Errorf("finish upload %s again: %w", x.reference, metadata.ErrUploadFinished)
+		}
+		return fmt.Errorf("look up blob %s: %w", digest, err)
+	}
+	// Not every client reads a reply before it has sent everything.
+	if err := x.discard(); err != nil {
+		return err
+	}
+	return x.created(blobPath(x.repository, digest), digest)
+}
+
+// pushWhole answers POST with a digest: a blob in one request. An upload is
+// recorded only if the blob is so large that it has parts to record on the way.
+func (g *gateway) pushWhole(ctx context.Context, x *exchange, digest string) error {
+	if err := checkDigest(digest); err != nil {
+		return err
+	}
+	p := &push{repository: x.repository}
+	if err := p.prepareHash(digest); err != nil {
+		return err
+	}
+	err := g.receive(ctx, x, p)
+	if err == nil {
+		err = g.commit(ctx, p, digest)
+	}
+	if err != nil {
+		g.abandon(ctx, p)
+		return err
+	}
+	return x.created(blobPath(x.repository, digest), digest)
+}
+
+// abandonTime bounds the clean-up after a failed push.
+const abandonTime = 5 * time.Second
+
+// abandon drops an upload that nobody will go on with, even if the client is gone
+// by now. If that fails, the upload expires.
+func (g *gateway) abandon(ctx context.Context, p *push) {
+	if p.uploadID == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+	defer cancel()
+	if err := g.metadata.CancelUpload(ctx, p.repository, p.uploadID); err != nil {
+		g.cfg.Logger.Debug().Err(err).Str("repository", p.repository).Str("upload", p.uploadID).Msg("upload left to expire")
+	}
+}
