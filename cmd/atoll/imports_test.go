@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/atollregistry/atoll"
+
+// allowedImports are the arrows between the packages, each with its reason. What
+// is not here is forbidden, above all blobstore -> metadata: shards do not need
+// Raft, and what repair wants to know comes through an interface that node joins.
+func allowedImports() map[string]map[string]string {
+	return map[string]map[string]string{
+		"cmd/atoll": {"node": "the command line runs a node and talks to one"},
+		"node": {
+			"gateway":   "node puts the layers together",
+			"metadata":  "node puts the layers together",
+			"blobstore": "node puts the layers together",
+			"consensus": "node puts the layers together",
+			"proto":     "membership between nodes",
+		},
+		"node/nodetest": {
+			"node":      "clusters for tests are made of nodes",
+			"metadata":  "the closing checks compare states",
+			"blobstore": "the closing checks read shards",
+			"consensus": "the closing checks compare logs",
+			"proto":     "the closing checks read records",
+		},
+		"gateway": {
+			"metadata":  "records, and errors to map",
+			"blobstore": "bytes, and errors to map",
+			"proto":     "records",
+		},
+		"metadata": {
+			"consensus": "errors to map, and entries to apply",
+			"proto":     "records and commands",
+		},
+		"blobstore": {"proto": "extents, and the shard service"},
+		"consensus": {"proto": "its own service"},
+		"proto":     {},
+	}
+}
+
+// listedPackage is what go list says of a package.
+type listedPackage struct {
+	ImportPath   string
+	Dir          string
+	GoFiles      []string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+func listPackages(t *testing.T) []listedPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestImports,XTestImports", module+"/...").Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v: %s", err, exit.Stderr)
+		}
+		t.Fatalf("go list: %v", err)
+	}
+	var packages []listedPackage
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listedPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatalf("read go list: %v", err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// Imports go down only. Tests of a package may use what a test harness needs, but
+// must not point up either.
+func TestImportsGoDownOnly(t *testing.T) {
+	allowed := allowedImports()
+	packages := listPackages(t)
+	if len(packages) < 2 {
+		t.Fatalf("go list knows %d packages: the test looks at nothing", len(packages))
+	}
+	for _, p := range packages {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		arrows, known := allowed[name]
+		if !known {
+			t.Errorf("package %s is in no layer: put it into one, or into this table with its reason", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if target, own := strings.CutPrefix(imported, module+"/"); own && arrows[target] == "" {
+				t.Errorf("%s imports %s, which the layers do not allow", name, target)
+			}
+		}
+		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
+			target, own := strings.CutPrefix(imported, module+"/")
+			harness := target == "node/nodetest" && name == "node"
+			if own && target != name && arrows[target] == "" && !harness {
+				t.Errorf("tests of %s import %s, which the layers do not allow", name, target)
+			}
+		}
+	}
+}
+
+// Every package says what it is for, once, in the file that is named after it.
+func TestPackagesAreDocumented(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if len(p.GoFiles) == 0 {
+			continue
+		}
+		var documented []string
+		files := token.NewFileSet()
+		for _, name := range p.GoFiles {
+			file, err := parser.ParseFile(files, filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.TrimSpace(file.Doc.Text()) != "" {
+				documented = append(documented, name)
+			}
+		}
+		if len(documented) != 1 {
+			t.Errorf("package %s has its comment in %d files %v, want one", p.ImportPath, len(documented), documented)
+		}
+	}
+}
+
+// maxFileLines is the hard limit for one noun.
+const maxFileLines = 500
+
+func TestFilesAreShort(t *testing.T) {
+	for _, p := range listPackages(t) {
+		for _, name := range p.GoFiles {
+			if strings.HasSuffix(name, ".pb.go") {
+				continue
+			}
+			content, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lines := strings.Count(string(content), "\n"); lines > maxFileLines {
+				t.Errorf("%s/%s has %d lines, more than %d: is it still one noun?", p.ImportPath, name, lines, maxFileLines)
+			}
+		}
+	}
+}
