@@ -1,0 +1,237 @@
+package blobstore
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// ReadCells reads whole cells of a shard into buf, which must have room for them,
+// and returns the part of buf that they fill, one after the other, with their
+// stored checksums, which the caller may not change. The caller compares these
+// with cellChecksum: nothing is verified here but the file's header and trailer.
+// It fails with ErrShardUnknown, ErrChecksum (the file is not what was written),
+// ErrDisk, ErrBusy (too many files are open), ErrClosed and ErrInvalid (there are
+// no such cells, buf is too small, or the format is of other software).
+func (d *Disk) ReadCells(request *proto.ReadShardRequest, buf []byte) (checksums []uint32, data []byte, err error) {
+	id, err := newShardID(request.GetExtentId(), request.GetShardNumber())
+	if err != nil {
+		return nil, nil, fmt.Errorf("read shard: %w", err)
+	}
+	shard, err := d.acquire(id)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
+	}
+	defer d.handles.release(shard)
+	first, cells := uint64(request.GetFirstCell()), uint64(request.GetCells())
+	if cells == 0 || first+cells > uint64(len(shard.checksums)) {
+		return nil, nil, fmt.Errorf("read shard %s: cells %d to %d of %d: %w", id, first, first+cells, len(shard.checksums), ErrInvalid)
+	}
+	size := shard.layout.cellsBytes(int(first), int(cells))
+	if size > len(buf) {
+		return nil, nil, fmt.Errorf("read shard %s: %d bytes into a buffer of %d: %w", id, size, len(buf), ErrInvalid)
+	}
+	if err := readFull(shard.file, buf[:size], headerBytes+shard.layout.cellOffset(int(first))); err != nil {
+		d.handles.forget(id)
+		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
+	}
+	return shard.checksums[first : first+cells], buf[:size], nil
+}
+
+// acquire returns a shard's open file, for release when it was used.
+func (d *Disk) acquire(id shardID) (*openShard, error) {
+	if d.closed.Load() {
+		return nil, ErrClosed
+	}
+	shard, generation := d.handles.lookup(id)
+	if shard != nil {
+		return shard, nil
+	}
+	shard, err := openShardFile(d.path(id), id)
+	if err != nil {
+		return nil, err
+	}
+	return d.handles.keep(shard, generation), nil
+}
+
+// openShard is a shard's open file with all that its header and trailer say.
+type openShard struct {
+	id        shardID
+	file      *os.File
+	layout    layout
+	checksums []uint32
+	// users counts the reads under way, and the cache if it holds the shard. At 0
+	// the file is closed. Guarded by the cache's lock.
+	users int
+}
+
+// openShardFile opens a shard and checks its header, trailer and length.
+func openShardFile(path string, id shardID) (*openShard, error) {
+	file, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, ErrShardUnknown
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	shard := &openShard{id: id, file: file}
+	if shard.layout, shard.checksums, err = readShardMeta(file, id); err != nil {
+		_ = file.Close() // It was only read.
+		return nil, err
+	}
+	return shard, nil
+}
+
+// readShardMeta reads what is around the cells.
+func readShardMeta(file *os.File, id shardID) (layout, []uint32, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return layout{}, nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	size := info.Size()
+	if size < headerBytes+footerBytes {
+		return layout{}, nil, fmt.Errorf("shard %s: %d bytes are no shard: %w", id, size, ErrChecksum)
+	}
+	b := make([]byte, headerBytes)
+	if err := readFull(file, b, 0); err != nil {
+		return layout{}, nil, err
+	}
+	header, err := decodeShardHeader(id, b)
+	if err != nil {
+		return layout{}, nil, err
+	}
+	b = make([]byte, footerBytes)
+	if err := readFull(file, b, size-footerBytes); err != nil {
+		return layout{}, nil, err
+	}
+	footer, err := decodeShardFooter(id, b)
+	if err != nil {
+		return layout{}, nil, err
+	}
+	trailer := int64(footer.cells)*checksumBytes + footerBytes
+	if size < headerBytes+trailer {
+		return layout{}, nil, fmt.Errorf("shard %s: %d bytes are too short for %d cells: %w", id, size, footer.cells, ErrChecksum)
+	}
+	b = make([]byte, trailer)
+	if err := readFull(file, b, size-trailer); err != nil {
+		return layout{}, nil, err
+	}
+	return decodeTrailer(header, b, size)
+}
+
+// readFull reads exactly buf. A file that ends early was cut off.
+func readFull(file *os.File, buf []byte, offset int64) error {
+	n, err := file.ReadAt(buf, offset)
+	switch {
+	case n == len(buf):
+		return nil
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("the file ends at %d: %w", offset+int64(n), ErrChecksum)
+	}
+	return fmt.Errorf("%w: %w", ErrDisk, err)
+}
+
+// openShards keeps the files read last open, since a transfer reads a shard in
+// many small runs, and opening one costs four reads. Safe for concurrent use.
+type openShards struct {
+	limit int
+
+	mu    sync.Mutex
+	byID  map[shardID]*list.Element
+	order *list.List // Of *openShard, the one used last in front.
+	// generation counts the calls of forget. A file that was opened before a call
+	// may be of a shard that was replaced since, and is not kept.
+	generation uint64
+}
+
+func newOpenShards(limit int) *openShards {
+	return &openShards{limit: limit, byID: make(map[shardID]*list.Element), order: list.New()}
+}
+
+// lookup returns the open shard if it is kept, for release after use, and the
+// generation to give to keep if it is not.
+func (o *openShards) lookup(id shardID) (*openShard, uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	element, ok := o.byID[id]
+	if !ok {
+		return nil, o.generation
+	}
+	o.order.MoveToFront(element)
+	shard := element.Value.(*openShard)
+	shard.users++
+	return shard, o.generation
+}
+
+// keep takes a shard just opened into the cache, and returns the shard to use and
+// then release: another one, if another read was faster.
+func (o *openShards) keep(shard *openShard, generation uint64) *openShard {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if element, ok := o.byID[shard.id]; ok {
+		_ = shard.file.Close() // It was only read.
+		shard = element.Value.(*openShard)
+		shard.users++
+		return shard
+	}
+	shard.users = 1
+	if generation != o.generation {
+		return shard
+	}
+	shard.users++
+	o.byID[shard.id] = o.order.PushFront(shard)
+	for o.order.Len() > o.limit {
+		o.drop(o.order.Back())
+	}
+	return shard
+}
+
+// release ends the use of a shard.
+func (o *openShards) release(shard *openShard) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.leave(shard)
+}
+
+// forget closes a shard's file once nobody reads it any more.
+func (o *openShards) forget(id shardID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.generation++
+	if element, ok := o.byID[id]; ok {
+		o.drop(element)
+	}
+}
+
+// forgetAll is forget for all shards.
+func (o *openShards) forgetAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.generation++
+	for o.order.Len() > 0 {
+		o.drop(o.order.Back())
+	}
+}
+
+// drop takes a shard out of the cache. The lock is held.
+func (o *openShards) drop(element *list.Element) {
+	shard := o.order.Remove(element).(*openShard)
+	delete(o.byID, shard.id)
+	o.leave(shard)
+}
+
+// leave counts one user less. The lock is held.
+func (o *openShards) leave(shard *openShard) {
+	if shard.users--; shard.users == 0 {
+		_ = shard.file.Close() // It was only read.
+	}
+}
