@@ -2,8 +2,18 @@ package metadata
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/proto"
 )
 
 // MachineConfig says where a state machine lives.
@@ -17,17 +27,195 @@ type MachineConfig struct {
 	Fatal func(error)
 }
 
-// Machine is the replicated state on this node's disk.
-type Machine struct{}
+// Machine is the replicated state on this node's disk. Reads may overlap with
+// each other and with everything else.
+type Machine struct {
+	cfg MachineConfig
 
-// OpenMachine opens the state in cfg.Dir, or creates an empty one.
+	// lock is held for reading while a transaction is open, for writing while
+	// Restore or Close exchanges the database.
+	lock sync.RWMutex
+	db   *bolt.DB // nil once closed
+
+	// failure is the first error after which the state may not be used. bbolt
+	// itself would carry on after a failed fdatasync, with pages that the kernel
+	// has dropped.
+	failure   atomic.Pointer[error]
+	fatalOnce sync.Once
+
+	// What readers need at every turn, published after each commit.
+	at        atomic.Pointer[position]
+	nodes     atomic.Pointer[[]*proto.Node]
+	clusterID atomic.Pointer[string]
+}
+
+var _ consensus.StateMachine = (*Machine)(nil)
+
+// OpenMachine opens the state in cfg.Dir, or creates an empty one. How long it
+// takes does not depend on the size of the state. Errors: ErrLocked, ErrCorrupt.
 func OpenMachine(cfg MachineConfig) (*Machine, error) {
-	return nil, errors.ErrUnsupported
+	path := filepath.Join(cfg.Dir, stateFile)
+	if err := os.Remove(filepath.Join(cfg.Dir, incomingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := createDatabase(cfg.Dir); err != nil {
+			return nil, fmt.Errorf("open state: %w", err)
+		}
+	}
+	db, err := openDatabase(path)
+	if err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	m := &Machine{cfg: cfg, db: db}
+	if err := m.publish(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open state: %w", err), db.Close())
+	}
+	return m, nil
+}
+
+// publish takes over what readers need from the database. No Restore overlaps.
+func (m *Machine) publish() error {
+	return viewDatabase(m.db, func(v view) error {
+		at, err := v.position()
+		if err != nil {
+			return err
+		}
+		nodes, err := v.nodes()
+		if err != nil {
+			return err
+		}
+		id, err := v.clusterID()
+		if err != nil {
+			return err
+		}
+		m.nodes.Store(&nodes)
+		m.clusterID.Store(&id)
+		m.at.Store(&at)
+		return nil
+	})
+}
+
+// Apply carries out committed entries in log order, durably and in one
+// transaction, and returns one encoded proto.Result per entry; nil for entries
+// without data and for those that the state has seen already. An error is final:
+// nothing of this call was applied, and the machine can't be used any more.
+func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error) {
+	m.lock.RLock()
+	defer m.lock.RUnlock()
+	if err := m.usable(); err != nil {
+		return nil, err
+	}
+	results = make([][]byte, len(entries))
+	c := &change{at: *m.at.Load()}
+	before := c.at.logIndex
+	err = guard(func() error {
+		return m.db.Update(func(tx *bolt.Tx) error {
+			c.tx = tx
+			return c.applyAll(entries, results)
+		})
+	})
+	if errors.Is(err, errNothing) {
+		return results, nil
+	}
+	if err == nil && c.nodesChanged {
+		err = m.publish()
+	}
+	if err != nil {
+		m.fail(err)
+		return nil, fmt.Errorf("apply after log index %d: %w", before, err)
+	}
+	m.at.Store(&c.at)
+	return results, nil
+}
+
+// errNothing ends a transaction in which nothing happened, without a commit.
+var errNothing = errors.New("nothing to apply")
+
+func (c *change) applyAll(entries []consensus.Entry, results [][]byte) error {
+	before := c.at.logIndex
+	for i, entry := range entries {
+		if entry.Index <= c.at.logIndex {
+			continue // replayed after a restart
+		}
+		result, err := c.apply(entry)
+		if err != nil {
+			return fmt.Errorf("log index %d, term %d: %w", entry.Index, entry.Term, err)
+		}
+		results[i] = result
+	}
+	if c.at.logIndex == before {
+		return errNothing
+	}
+	return c.savePosition()
+}
+
+// Applied returns the log index and term of the last entry in the durable state.
+func (m *Machine) Applied() (logIndex, term uint64) {
+	at := m.at.Load()
+	return at.logIndex, at.term
 }
 
 // Checkpoint returns the log index of the newest checkpoint that this node has
 // applied, 0 if none, and the hash of its state there.
-func (m *Machine) Checkpoint() (logIndex uint64, hash []byte) { return 0, nil }
+func (m *Machine) Checkpoint() (logIndex uint64, hash []byte) {
+	at := m.at.Load()
+	return at.checkpointIndex, at.checkpointHash.bytes()
+}
 
-// Close closes the database. It is safe to call twice.
-func (m *Machine) Close() error { return nil }
+// StateHash returns the hash of the whole state and the log index that the state
+// is applied to. Nodes at the same log index have the same hash.
+func (m *Machine) StateHash() (logIndex uint64, hash []byte) {
+	at := m.at.Load()
+	return at.logIndex, at.hash.bytes()
+}
+
+// view reads the state as it is now. Damage found in it ends the node.
+func (m *Machine) view(read func(view) error) error {
+	m.lock.RLock()
+	defer m.lock.RUnlock()
+	if err := m.usable(); err != nil {
+		return err
+	}
+	err := viewDatabase(m.db, read)
+	if errors.Is(err, ErrCorrupt) {
+		m.fail(err)
+		m.fatal(err)
+	}
+	return err
+}
+
+// usable returns why the machine can't be used; nil if it can.
+func (m *Machine) usable() error {
+	if failure := m.failure.Load(); failure != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, *failure)
+	}
+	if m.db == nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+func (m *Machine) fail(err error) { m.failure.CompareAndSwap(nil, &err) }
+
+func (m *Machine) fatal(err error) {
+	if m.cfg.Fatal != nil {
+		m.fatalOnce.Do(func() { m.cfg.Fatal(err) })
+	}
+}
+
+// Close closes the database once running reads have ended. It is safe to call
+// twice.
+func (m *Machine) Close() error {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	if m.db == nil {
+		return nil
+	}
+	db := m.db
+	m.db = nil
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("close state: %w", err)
+	}
+	return nil
+}

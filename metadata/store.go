@@ -3,18 +3,22 @@ package metadata
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/rs/zerolog"
+	pb "google.golang.org/protobuf/proto"
 
+	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/proto"
 )
 
 // Log replicates commands. *consensus.Replica is one.
 type Log interface {
-	// Propose appends a command and returns what this cluster's state machine
-	// answered, and the command's log index. consensus.ErrNoLeader says that the
-	// command was not and will not be applied; any other error leaves that open.
+	// Propose appends a command and returns what the state machine answered, and
+	// the command's log index. consensus.ErrNoLeader says that the command was not
+	// and will not be applied; any other error leaves that open.
 	Propose(ctx context.Context, command []byte) (result []byte, logIndex uint64, err error)
 	// ReadIndex returns once the local state machine has applied everything that
 	// was acknowledged anywhere before the call.
@@ -27,7 +31,8 @@ type StoreConfig struct {
 	Logger zerolog.Logger
 	// Now is the clock that commands are stamped with. Default time.Now.
 	Now func() time.Time
-	// WriteTimeout bounds one write with all its retries. Default 10 s.
+	// WriteTimeout bounds one write with all its retries. Default 10 s, so that
+	// clients do not see an election.
 	WriteTimeout time.Duration
 	// ReadTimeout bounds the wait for the read index. Default 10 s.
 	ReadTimeout time.Duration
@@ -45,92 +50,164 @@ type StoreConfig struct {
 	ExpireInterval time.Duration
 }
 
-// Store reads and changes the replicated state.
-type Store struct{}
-
-// NewStore returns the typed face of m. It starts nothing.
-func NewStore(m *Machine, log Log, cfg StoreConfig) *Store { return &Store{} }
-
-var errSkeleton = errors.ErrUnsupported
-
-func (s *Store) Blob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
-	return nil, errSkeleton
-}
-func (s *Store) MountBlob(ctx context.Context, repository, from, digest string) error {
-	return errSkeleton
-}
-func (s *Store) DeleteBlob(ctx context.Context, repository, digest string) error { return errSkeleton }
-func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error  { return errSkeleton }
-func (s *Store) CreateUpload(ctx context.Context, repository string) (*proto.Upload, error) {
-	return nil, errSkeleton
-}
-func (s *Store) Upload(ctx context.Context, repository, id string) (*proto.Upload, error) {
-	return nil, errSkeleton
-}
-func (s *Store) ExtendUpload(ctx context.Context, extend *proto.ExtendUpload) error {
-	return errSkeleton
-}
-func (s *Store) CancelUpload(ctx context.Context, repository, id string) error { return errSkeleton }
-func (s *Store) Manifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
-	return nil, errSkeleton
-}
-func (s *Store) ManifestByTag(ctx context.Context, repository, tag string) (*proto.Manifest, error) {
-	return nil, errSkeleton
-}
-func (s *Store) ManifestBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
-	return nil, errSkeleton
-}
-func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error { return errSkeleton }
-func (s *Store) DeleteManifest(ctx context.Context, repository, digest string) error {
-	return errSkeleton
-}
-func (s *Store) DeleteTag(ctx context.Context, repository, tag string) error { return errSkeleton }
-func (s *Store) Tags(ctx context.Context, repository, after string, limit int) (tags []string, more bool, err error) {
-	return nil, false, errSkeleton
-}
-func (s *Store) Repositories(ctx context.Context, after string, limit int) (repositories []string, more bool, err error) {
-	return nil, false, errSkeleton
-}
-func (s *Store) Referrers(ctx context.Context, repository, subject string) ([]*proto.Manifest, error) {
-	return nil, errSkeleton
-}
-func (s *Store) Nodes(ctx context.Context) ([]*proto.Node, error) { return nil, errSkeleton }
-
-// LocalNodes returns this node's view of all nodes, removed ones included,
-// ordered by id, without waiting for anybody. The messages are shared: they
-// must not be changed.
-func (s *Store) LocalNodes() []*proto.Node { return nil }
-
-// ClusterID returns the cluster's id as this node knows it, empty if none.
-func (s *Store) ClusterID() string { return "" }
-
-func (s *Store) InitCluster(ctx context.Context, clusterID string) error { return errSkeleton }
-func (s *Store) PutNode(ctx context.Context, node *proto.Node, replacesID string) error {
-	return errSkeleton
-}
-func (s *Store) SetNodeState(ctx context.Context, id string, state proto.NodeState) error {
-	return errSkeleton
-}
-func (s *Store) LiveExtents(ctx context.Context, ids [][]byte) ([]bool, error) {
-	return nil, errSkeleton
-}
-func (s *Store) Census(ctx context.Context, unhealthy func(nodeID string) bool) (whole, degraded, lost uint64, err error) {
-	return 0, 0, 0, errSkeleton
+// Store reads and changes the replicated state. Its methods may be called at the
+// same time. Errors of writes: ErrUnavailable says that the write was not carried
+// out, ErrOutcomeUnknown that it may have been; all others are answers.
+type Store struct {
+	machine *Machine
+	log     Log
+	cfg     StoreConfig
 }
 
-// CheckpointReport is what one node said of its newest checkpoint.
-type CheckpointReport struct {
-	LogIndex uint64
-	Hash     []byte
+// NewStore returns the typed face of m, which log replicates. It starts nothing.
+func NewStore(m *Machine, log Log, cfg StoreConfig) *Store {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	for _, d := range []struct {
+		field  *time.Duration
+		preset time.Duration
+	}{
+		{&cfg.WriteTimeout, 10 * time.Second},
+		{&cfg.ReadTimeout, 10 * time.Second},
+		{&cfg.LocalReadAfter, 2 * time.Second},
+		{&cfg.UploadTTL, 24 * time.Hour},
+		{&cfg.FinishedTTL, time.Hour},
+		{&cfg.BlobGrace, time.Hour},
+		{&cfg.ExpireInterval, time.Minute},
+	} {
+		if *d.field == 0 {
+			*d.field = d.preset
+		}
+	}
+	return &Store{machine: m, log: log, cfg: cfg}
 }
 
-// Checkpoint has every node compare its state at its newest checkpoint with what the
-// majority of members had there, and starts a new one. The leader calls it now
-// and then with the reports of all nodes that answer, itself included.
-func (s *Store) Checkpoint(ctx context.Context, members int, reports []CheckpointReport) error {
-	return errSkeleton
+// read runs the function on a state that has everything acknowledged before the
+// call, on any node.
+func (s *Store) read(ctx context.Context, read func(view) error) error {
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.ReadTimeout)
+	defer cancel()
+	if err := s.log.ReadIndex(bounded); err != nil {
+		return unavailable(ctx, err)
+	}
+	return s.machine.view(read)
 }
 
-// Run drops what is over its time, round by round, until ctx ends. One node is
-// enough: the leader.
-func (s *Store) Run(ctx context.Context) error { return errSkeleton }
+// readContent is read for what is named by its digest and so never changes. When
+// the read index is long in coming, the local state may say that it is there;
+// that it is not there takes the read index.
+func (s *Store) readContent(ctx context.Context, read func(view) error) error {
+	short, cancel := context.WithTimeout(ctx, s.cfg.LocalReadAfter)
+	defer cancel()
+	indexErr := s.log.ReadIndex(short)
+	err := s.machine.view(read)
+	switch {
+	case indexErr == nil, err == nil:
+		return err
+	case !isAbsence(err):
+		return err
+	case short.Err() == nil || ctx.Err() != nil:
+		return unavailable(ctx, indexErr)
+	default: // only the short wait is over: an election may be
+		return s.read(ctx, read)
+	}
+}
+
+// isAbsence reports whether a read says that something is not there.
+func isAbsence(err error) bool {
+	return errors.Is(err, ErrBlobUnknown) || errors.Is(err, ErrManifestUnknown) || errors.Is(err, ErrRepositoryUnknown)
+}
+
+// unavailable is the error of a call that got no answer; a caller that has gone
+// away gets its own reason.
+func unavailable(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// Pauses between two proposals of one command.
+const (
+	retryPauseMin = 20 * time.Millisecond
+	retryPauseMax = time.Second
+)
+
+// propose replicates a command and returns the state machine's answer, or the
+// refusal as an error.
+func (s *Store) propose(ctx context.Context, command *proto.Command) (*proto.Result, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
+	defer cancel()
+	result, err := s.proposeOnce(bounded, command)
+	if err == nil && result.GetRefusal() == proto.Refusal_REFUSAL_EXPIRED {
+		// This node is so far behind that its command was too old when it was made,
+		// and no copy of it is on its way. Catch up and make another.
+		if err := s.log.ReadIndex(bounded); err != nil {
+			return nil, unavailable(ctx, err)
+		}
+		result, err = s.proposeOnce(bounded, command)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return result, refusalError(result)
+}
+
+// proposeOnce stamps the command and proposes the same bytes until their fate is
+// known or ctx ends.
+func (s *Store) proposeOnce(ctx context.Context, command *proto.Command) (*proto.Result, error) {
+	data, err := s.stamp(command)
+	if err != nil {
+		return nil, err
+	}
+	unknown := false
+	for pause := retryPauseMin; ; pause = min(2*pause, retryPauseMax) {
+		if err := ctx.Err(); err != nil && !unknown {
+			return nil, unavailable(ctx, err)
+		}
+		answer, _, err := s.log.Propose(ctx, data)
+		if err == nil {
+			return knownResult(answer, unknown)
+		}
+		if !errors.Is(err, consensus.ErrNoLeader) {
+			unknown = true
+		} else if !unknown {
+			return nil, unavailable(ctx, err)
+		}
+		if errors.Is(err, consensus.ErrClosed) {
+			return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// stamp gives a command its id, time and last log index, and encodes it.
+func (s *Store) stamp(command *proto.Command) ([]byte, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make request id: %w", err)
+	}
+	applied, _ := s.machine.Applied()
+	command.RequestId = id[:]
+	command.TimeUnixMs = s.cfg.Now().UnixMilli()
+	command.NotAfterIndex = applied + requestWindow
+	return encodeCommand(command)
+}
+
+// knownResult decodes the answer to a command. That the last copy came too late
+// says nothing of an earlier one whose outcome is unknown.
+func knownResult(answer []byte, unknown bool) (*proto.Result, error) {
+	result := &proto.Result{}
+	if err := pb.Unmarshal(answer, result); err != nil {
+		return nil, fmt.Errorf("%w: decode result: %w", ErrOutcomeUnknown, err)
+	}
+	if unknown && result.GetRefusal() == proto.Refusal_REFUSAL_EXPIRED {
+		return nil, fmt.Errorf("%w: its answer is forgotten", ErrOutcomeUnknown)
+	}
+	return result, nil
+}

@@ -1,0 +1,256 @@
+package metadata
+
+import (
+	"context"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// commitBlob makes a blob of an upload, or of extents brought along, or of both,
+// and links it. It may be repeated.
+func (c *change) commitBlob(command *proto.CommitBlob) error {
+	if !isName(command.GetRepository()) || !isName(command.GetDigest()) {
+		return invalid("repository %q, digest %q", command.GetRepository(), command.GetDigest())
+	}
+	upload := &proto.UploadRecord{Repository: command.GetRepository()}
+	if command.GetUploadId() != "" {
+		found, err := c.uploadIn(command.GetRepository(), command.GetUploadId())
+		if err != nil {
+			return err
+		}
+		upload = found
+	}
+	switch upload.GetFinishedDigest() {
+	case "":
+	case command.GetDigest():
+		return c.commitAgain(command)
+	default:
+		return refuse(proto.Refusal_REFUSAL_UPLOAD_FINISHED, "upload %s became %s", command.GetUploadId(), upload.GetFinishedDigest())
+	}
+	if upload.GetSize() != command.GetExpectedSize() {
+		return refuseSize(command.GetUploadId(), upload.GetSize(), command.GetExpectedSize())
+	}
+	if size, ok := sizeOf(command.GetExpectedSize(), command.GetExtents()); !ok || size != command.GetSize() {
+		return invalid("blob %s of %d bytes has extents for %d", command.GetDigest(), command.GetSize(), size)
+	}
+	content := blobContent{command.GetDigest(), command.GetSize(), upload.GetExtentIds(), command.GetExtents()}
+	if err := c.storeBlob(content); err != nil {
+		return err
+	}
+	if err := c.link(command.GetRepository(), command.GetDigest()); err != nil {
+		return err
+	}
+	if command.GetUploadId() == "" {
+		return nil
+	}
+	return c.finishUpload(command.GetUploadId(), upload, command.GetDigest())
+}
+
+// commitAgain answers a commit whose upload has become this blob before. The
+// client whose first answer was lost gets it again; if the blob was unlinked
+// since, it is linked again, and if it is gone, so is the upload.
+func (c *change) commitAgain(command *proto.CommitBlob) error {
+	exists, err := c.has(bucketBlobs, keyOf(command.GetDigest()))
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return refuse(proto.Refusal_REFUSAL_UPLOAD_UNKNOWN, "upload %s became a blob that was deleted", command.GetUploadId())
+	}
+	return c.link(command.GetRepository(), command.GetDigest())
+}
+
+// blobContent is what a blob is to be stored from.
+type blobContent struct {
+	digest string
+	size   uint64
+	// recorded are the ids of the upload's extents, fresh the extents behind them.
+	recorded [][]byte
+	fresh    []*proto.Extent
+}
+
+// storeBlob makes the blob's record, without a reference; the caller adds one in
+// the same command. Known content stays where it is, and what was brought along
+// becomes garbage, unless the known shards are too few to read: then a new push
+// heals the blob.
+func (c *change) storeBlob(content blobContent) error {
+	var record proto.BlobRecord
+	known, err := c.record(bucketBlobs, keyOf(content.digest), &record)
+	if err != nil {
+		return err
+	}
+	if known {
+		if record.GetSize() != content.size {
+			return invalid("blob %s has %d bytes, not %d", content.digest, record.GetSize(), content.size)
+		}
+		lost, err := c.unreadable(record.GetExtentIds())
+		if err != nil {
+			return err
+		}
+		if !lost {
+			return c.dropExtents(content.recorded)
+		}
+		if err := c.dropExtents(record.GetExtentIds()); err != nil {
+			return err
+		}
+	} else {
+		record = proto.BlobRecord{Size: content.size, CreatedUnixMs: c.now}
+		if err := c.count(bucketCluster, keyBlobCount, 1); err != nil {
+			return err
+		}
+	}
+	if err := c.checkExtents(content.fresh); err != nil {
+		return err
+	}
+	record.ExtentIds = append(content.recorded[:len(content.recorded):len(content.recorded)], idsOf(content.fresh)...)
+	if len(record.ExtentIds) > maxExtents {
+		return invalid("blob %s has %d extents, more than %d", content.digest, len(record.ExtentIds), maxExtents)
+	}
+	owner := &proto.ExtentRecord_BlobDigest{BlobDigest: content.digest}
+	if err := c.recordExtents(content.fresh, &proto.ExtentRecord{Owner: owner}); err != nil {
+		return err
+	}
+	if err := c.ownExtents(content.recorded, content.digest); err != nil {
+		return err
+	}
+	return c.put(bucketBlobs, keyOf(content.digest), &record)
+}
+
+// link makes a blob readable in a repository.
+func (c *change) link(repository, digest string) error {
+	if err := c.ensureRepository(repository); err != nil {
+		return err
+	}
+	key := keyOf(repository, digest)
+	linked, err := c.has(bucketLinks, key)
+	if err != nil || linked {
+		return err
+	}
+	if err := c.put(bucketLinks, key, &proto.Link{CreatedUnixMs: c.now}); err != nil {
+		return err
+	}
+	return c.addReference(digest)
+}
+
+func (c *change) addReference(digest string) error {
+	var record proto.BlobRecord
+	if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
+		return err
+	}
+	if record.GetReferences() == 0 {
+		if err := c.remove(bucketUnreferenced, timeKey(record.GetUnreferencedUnixMs(), digest)); err != nil {
+			return err
+		}
+		record.UnreferencedUnixMs = 0
+	}
+	record.References++
+	return c.put(bucketBlobs, keyOf(digest), &record)
+}
+
+func (c *change) dropReference(digest string) error {
+	var record proto.BlobRecord
+	if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
+		return err
+	}
+	if record.GetReferences() == 0 {
+		return corruptReferences(digest)
+	}
+	record.References--
+	if record.GetReferences() == 0 {
+		record.UnreferencedUnixMs = c.now
+		if err := c.putValue(bucketUnreferenced, timeKey(c.now, digest), nil); err != nil {
+			return err
+		}
+	}
+	return c.put(bucketBlobs, keyOf(digest), &record)
+}
+
+func (c *change) mountBlob(command *proto.MountBlob) error {
+	if !isName(command.GetRepository()) || !isName(command.GetDigest()) {
+		return invalid("repository %q, digest %q", command.GetRepository(), command.GetDigest())
+	}
+	linked, err := c.has(bucketLinks, keyOf(command.GetFrom(), command.GetDigest()))
+	if err != nil {
+		return err
+	}
+	if !linked {
+		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetFrom())
+	}
+	return c.link(command.GetRepository(), command.GetDigest())
+}
+
+func (c *change) unlinkBlob(command *proto.UnlinkBlob) error {
+	if err := c.needRepository(command.GetRepository()); err != nil {
+		return err
+	}
+	key := keyOf(command.GetRepository(), command.GetDigest())
+	linked, err := c.has(bucketLinks, key)
+	if err != nil {
+		return err
+	}
+	if !linked {
+		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetRepository())
+	}
+	if err := c.remove(bucketLinks, key); err != nil {
+		return err
+	}
+	return c.dropReference(command.GetDigest())
+}
+
+// blob returns a blob with its extents.
+func (v view) blob(digest string) (*proto.Blob, error) {
+	var record proto.BlobRecord
+	if err := v.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
+		return nil, err
+	}
+	extents, err := v.extents(record.GetExtentIds())
+	if err != nil {
+		return nil, err
+	}
+	return &proto.Blob{Digest: digest, Size: record.GetSize(), Extents: extents}, nil
+}
+
+// Blob returns a blob that is linked in the repository. Without a quorum it may
+// return one whose deletion this node has not seen. Errors: ErrBlobUnknown,
+// ErrRepositoryUnknown, ErrUnavailable.
+func (s *Store) Blob(ctx context.Context, repository, digest string) (blob *proto.Blob, err error) {
+	err = s.readContent(ctx, func(v view) error {
+		linked, err := v.has(bucketLinks, keyOf(repository, digest))
+		if err != nil {
+			return err
+		}
+		if !linked {
+			return v.missing(repository, ErrBlobUnknown)
+		}
+		blob, err = v.blob(digest)
+		return err
+	})
+	return blob, err
+}
+
+// CommitBlob turns an upload, with the extents that are not recorded yet, into a
+// blob that is linked in the repository. Content that the cluster knows is only
+// linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,
+// ErrUploadSize, ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: commit}})
+	return err
+}
+
+// MountBlob links a blob of the repository from in another. Errors:
+// ErrBlobUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) MountBlob(ctx context.Context, repository, from, digest string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_MountBlob{MountBlob: &proto.MountBlob{
+		Repository: repository, Digest: digest, From: from,
+	}}})
+	return err
+}
+
+// DeleteBlob unlinks a blob from the repository. Errors: ErrRepositoryUnknown,
+// ErrBlobUnknown, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) DeleteBlob(ctx context.Context, repository, digest string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_UnlinkBlob{UnlinkBlob: &proto.UnlinkBlob{
+		Repository: repository, Digest: digest,
+	}}})
+	return err
+}

@@ -1,0 +1,253 @@
+package metadata
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// expireLimit is how many records of each kind one command drops: it holds up
+// other commands for some milliseconds at most.
+const expireLimit = 200
+
+// expireRounds bounds the commands of one interval, so that a node that has much
+// to drop does not fill the log with it.
+const expireRounds = 50
+
+// expire drops what is over its time, oldest first.
+func (c *change) expire(command *proto.Expire) error {
+	limit := int(command.GetLimit())
+	steps := []func() (int, error){
+		func() (int, error) { return c.expireUploads(uploadOpen, command.GetUploadsBeforeUnixMs(), limit) },
+		func() (int, error) { return c.expireUploads(uploadFinished, command.GetFinishedBeforeUnixMs(), limit) },
+		func() (int, error) { return c.expireBlobs(command.GetBlobsBeforeUnixMs(), limit) },
+		func() (int, error) { return c.releaseShards(limit) },
+	}
+	for _, step := range steps {
+		dropped, err := step()
+		if err != nil {
+			return err
+		}
+		c.result.Expired += uint32(dropped)
+	}
+	return nil
+}
+
+// over returns the ids of at most limit records of a time-ordered bucket that
+// are older than before.
+func (v view) over(b bucket, prefix string, before int64, limit int) (ids []string, err error) {
+	err = v.scan(b, span{prefix: []byte(prefix)}, func(key, _ []byte) error {
+		unixMS, id, err := splitTimeKey(key)
+		if err != nil {
+			return err
+		}
+		if unixMS >= before || len(ids) == limit {
+			return errStop
+		}
+		ids = append(ids, id)
+		return nil
+	})
+	return ids, err
+}
+
+func (c *change) expireUploads(part string, before int64, limit int) (int, error) {
+	ids, err := c.over(bucketUploadsByTime, part, before, limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		var record proto.UploadRecord
+		if err := c.mustRecord(bucketUploads, keyOf(id), &record); err != nil {
+			return 0, err
+		}
+		if err := c.dropUpload(id, &record); err != nil {
+			return 0, err
+		}
+	}
+	return len(ids), nil
+}
+
+func (c *change) expireBlobs(before int64, limit int) (int, error) {
+	digests, err := c.over(bucketUnreferenced, "", before, limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, digest := range digests {
+		var record proto.BlobRecord
+		if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
+			return 0, err
+		}
+		if record.GetReferences() != 0 {
+			return 0, corruptReferences(digest)
+		}
+		if err := c.dropExtents(record.GetExtentIds()); err != nil {
+			return 0, err
+		}
+		if err := c.remove(bucketUnreferenced, timeKey(record.GetUnreferencedUnixMs(), digest)); err != nil {
+			return 0, err
+		}
+		if err := c.remove(bucketBlobs, keyOf(digest)); err != nil {
+			return 0, err
+		}
+		if err := c.count(bucketCluster, keyBlobCount, -1); err != nil {
+			return 0, err
+		}
+	}
+	return len(digests), nil
+}
+
+// corruptReferences is the error of a blob whose count of references is not what
+// the records that refer to it say. Nothing may be deleted on its word.
+func corruptReferences(digest string) error {
+	return fmt.Errorf("%w: blob %s has a wrong count of references", ErrCorrupt, digest)
+}
+
+// releaseShards takes shards of removed nodes off the records, so that their
+// extents count as degraded and can be repaired.
+func (c *change) releaseShards(limit int) (int, error) {
+	shards, err := c.removedShards(limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range shards {
+		if err := c.releaseShard(s); err != nil {
+			return 0, err
+		}
+	}
+	return len(shards), nil
+}
+
+// shard is where one shard is.
+type shard struct {
+	node     string
+	extentID []byte
+	number   int
+}
+
+func (c *change) releaseShard(s shard) error {
+	var record proto.ExtentRecord
+	if err := c.mustRecord(bucketExtents, s.extentID, &record); err != nil {
+		return err
+	}
+	holders := record.GetExtent().GetHolders()
+	if s.number >= len(holders) || holders[s.number] != s.node {
+		return fmt.Errorf("%w: extent %x has no shard %d on node %s", ErrCorrupt, s.extentID, s.number, s.node)
+	}
+	holders[s.number] = ""
+	if err := c.put(bucketExtents, s.extentID, &record); err != nil {
+		return err
+	}
+	if err := c.remove(bucketShardsByNode, keyOf(s.node, string(s.extentID))); err != nil {
+		return err
+	}
+	return c.indexShard(s.extentID, s.number, "")
+}
+
+// removedShards returns at most limit shards of removed nodes.
+func (v view) removedShards(limit int) (shards []shard, err error) {
+	nodes, err := v.nodes()
+	if err != nil {
+		return nil, err
+	}
+	for _, node := range nodes {
+		if node.GetState() != proto.NodeState_NODE_STATE_REMOVED || len(shards) == limit {
+			continue
+		}
+		err := v.scan(bucketShardsByNode, span{prefix: keyOf(node.GetId(), "")}, func(id, value []byte) error {
+			if len(shards) == limit {
+				return errStop
+			}
+			if len(value) != 4 {
+				return fmt.Errorf("%w: shard of extent %x on node %s has no number", ErrCorrupt, id, node.GetId())
+			}
+			shards = append(shards, shard{node.GetId(), append([]byte(nil), id...), int(binary.BigEndian.Uint32(value))})
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return shards, nil
+}
+
+// Run drops what is over its time, every StoreConfig.ExpireInterval, until ctx
+// ends; then it returns nil. One node is enough: the leader.
+func (s *Store) Run(ctx context.Context) error {
+	ticker := time.NewTicker(s.cfg.ExpireInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		dropped, err := s.Expire(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.cfg.Logger.Warn().Err(err).Msg("could not drop expired records")
+		case dropped > 0:
+			s.cfg.Logger.Info().Int("records", dropped).Msg("dropped expired records")
+		}
+	}
+}
+
+// Expire drops records that are over their time now, and tells how many. It
+// stops after a bounded number of commands; Run goes on at the next interval.
+// Errors: ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) Expire(ctx context.Context) (dropped int, err error) {
+	now := s.cfg.Now()
+	command := &proto.Expire{
+		UploadsBeforeUnixMs:  now.Add(-s.cfg.UploadTTL).UnixMilli(),
+		FinishedBeforeUnixMs: now.Add(-s.cfg.FinishedTTL).UnixMilli(),
+		BlobsBeforeUnixMs:    now.Add(-s.cfg.BlobGrace).UnixMilli(),
+		Limit:                expireLimit,
+	}
+	for range expireRounds {
+		// The local state will do: what it has not seen waits for the next interval.
+		// Proposing blindly would write to the log of an idle cluster for ever.
+		due := false
+		if err := s.machine.view(func(v view) error {
+			due, err = v.expires(command)
+			return err
+		}); err != nil {
+			return dropped, fmt.Errorf("expire records: %w", err)
+		}
+		if !due {
+			break
+		}
+		result, err := s.propose(ctx, &proto.Command{Body: &proto.Command_Expire{Expire: command}})
+		if err != nil {
+			return dropped, fmt.Errorf("expire records: %w", err)
+		}
+		dropped += int(result.GetExpired())
+		if result.GetExpired() == 0 {
+			break // this node has not applied yet what another one dropped
+		}
+	}
+	return dropped, nil
+}
+
+// expires reports whether the command would drop anything.
+func (v view) expires(command *proto.Expire) (bool, error) {
+	for _, kind := range []struct {
+		bucket bucket
+		prefix string
+		before int64
+	}{
+		{bucketUploadsByTime, uploadOpen, command.GetUploadsBeforeUnixMs()},
+		{bucketUploadsByTime, uploadFinished, command.GetFinishedBeforeUnixMs()},
+		{bucketUnreferenced, "", command.GetBlobsBeforeUnixMs()},
+	} {
+		ids, err := v.over(kind.bucket, kind.prefix, kind.before, 1)
+		if err != nil || len(ids) > 0 {
+			return len(ids) > 0, err
+		}
+	}
+	shards, err := v.removedShards(1)
+	return len(shards) > 0, err
+}

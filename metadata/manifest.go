@@ -1,0 +1,285 @@
+package metadata
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// putManifest stores a manifest, or stores it again, and points tags at it.
+func (c *change) putManifest(command *proto.PutManifest) error {
+	repository, manifest := command.GetRepository(), command.GetManifest()
+	if err := checkManifest(command); err != nil {
+		return err
+	}
+	if err := c.checkReferences(repository, manifest); err != nil {
+		return err
+	}
+	if err := c.ensureRepository(repository); err != nil {
+		return err
+	}
+	var old proto.Manifest
+	known, err := c.record(bucketManifests, keyOf(repository, manifest.GetDigest()), &old)
+	if err != nil {
+		return err
+	}
+	header := pb.Clone(manifest).(*proto.Manifest)
+	header.Content = nil
+	header.CreatedUnixMs = c.now
+	if known {
+		// The same digest is the same bytes: where they are does not change. What
+		// was parsed from them may be read better by a newer gateway.
+		header.StoredAsBlob, header.CreatedUnixMs = old.GetStoredAsBlob(), old.GetCreatedUnixMs()
+		if err := c.dropReferrer(repository, &old); err != nil {
+			return err
+		}
+	} else if err := c.storeManifest(command); err != nil {
+		return err
+	}
+	if err := c.put(bucketManifests, keyOf(repository, header.GetDigest()), header); err != nil {
+		return err
+	}
+	if header.GetSubject() != "" {
+		if err := c.putValue(bucketReferrers, keyOf(repository, header.GetSubject(), header.GetDigest()), nil); err != nil {
+			return err
+		}
+	}
+	for _, tag := range command.GetTags() {
+		if err := c.putTag(repository, tag, header.GetDigest()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkManifest refuses what no gateway may send.
+func checkManifest(command *proto.PutManifest) error {
+	manifest := command.GetManifest()
+	switch {
+	case !isName(command.GetRepository()) || !isName(manifest.GetDigest()):
+		return invalid("repository %q, digest %q", command.GetRepository(), manifest.GetDigest())
+	case manifest.GetMediaType() == "":
+		return invalid("manifest %s has no media type", manifest.GetDigest())
+	case manifest.GetSubject() != "" && !isName(manifest.GetSubject()):
+		return invalid("subject %q", manifest.GetSubject())
+	case slices.ContainsFunc(command.GetTags(), func(tag string) bool { return !isName(tag) }):
+		return invalid("tags %q", command.GetTags())
+	}
+	if manifest.GetStoredAsBlob() {
+		size, ok := sizeOf(0, command.GetExtents())
+		if len(manifest.GetContent()) > 0 || !ok || size != manifest.GetSize() {
+			return invalid("manifest %s of %d bytes has extents for %d", manifest.GetDigest(), manifest.GetSize(), size)
+		}
+		return nil
+	}
+	if len(command.GetExtents()) > 0 || uint64(len(manifest.GetContent())) != manifest.GetSize() {
+		return invalid("manifest %s of %d bytes has %d bytes of content", manifest.GetDigest(), manifest.GetSize(), len(manifest.GetContent()))
+	}
+	if !matchesDigest(manifest.GetContent(), manifest.GetDigest()) {
+		return invalid("content is not that of %s", manifest.GetDigest())
+	}
+	return nil
+}
+
+// matchesDigest reports whether content has the digest. Of the algorithms that
+// the image spec registers, these two are in use.
+func matchesDigest(content []byte, digest string) bool {
+	algorithm, sum, _ := strings.Cut(digest, ":")
+	switch algorithm {
+	case "sha256":
+		actual := sha256.Sum256(content)
+		return sum == hex.EncodeToString(actual[:])
+	case "sha512":
+		actual := sha512.Sum512(content)
+		return sum == hex.EncodeToString(actual[:])
+	default:
+		return false
+	}
+}
+
+// checkReferences refuses a manifest whose config or layers are not linked in
+// the repository. Manifests that an image index lists, and the subject, may be
+// missing (distribution spec, "Pushing Manifests").
+func (c *change) checkReferences(repository string, manifest *proto.Manifest) error {
+	var missing []string
+	for _, blob := range manifest.GetBlobs() {
+		linked, err := c.has(bucketLinks, keyOf(repository, blob.GetDigest()))
+		if err != nil {
+			return err
+		}
+		if !linked && !slices.Contains(missing, blob.GetDigest()) {
+			missing = append(missing, blob.GetDigest())
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &refusal{&proto.Result{
+		Refusal: proto.Refusal_REFUSAL_REFERENCE_UNKNOWN,
+		Detail:  fmt.Sprintf("%d blobs are not linked in repository %q", len(missing), repository),
+		Digests: missing,
+	}}
+}
+
+// storeManifest stores the bytes of a manifest that is new in the repository.
+func (c *change) storeManifest(command *proto.PutManifest) error {
+	manifest := command.GetManifest()
+	if !manifest.GetStoredAsBlob() {
+		return c.putValue(bucketManifestContents, keyOf(command.GetRepository(), manifest.GetDigest()), manifest.GetContent())
+	}
+	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents()}
+	if err := c.storeBlob(content); err != nil {
+		return err
+	}
+	return c.addReference(manifest.GetDigest())
+}
+
+func (c *change) dropReferrer(repository string, manifest *proto.Manifest) error {
+	if manifest.GetSubject() == "" {
+		return nil
+	}
+	return c.remove(bucketReferrers, keyOf(repository, manifest.GetSubject(), manifest.GetDigest()))
+}
+
+func (c *change) deleteManifest(command *proto.DeleteManifest) error {
+	repository, digest := command.GetRepository(), command.GetDigest()
+	if err := c.needRepository(repository); err != nil {
+		return err
+	}
+	var manifest proto.Manifest
+	found, err := c.record(bucketManifests, keyOf(repository, digest), &manifest)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return refuse(proto.Refusal_REFUSAL_MANIFEST_UNKNOWN, "%s in repository %q", digest, repository)
+	}
+	if err := c.deleteTagsOf(repository, digest); err != nil {
+		return err
+	}
+	if err := c.dropReferrer(repository, &manifest); err != nil {
+		return err
+	}
+	if manifest.GetStoredAsBlob() {
+		err = c.dropReference(digest)
+	} else {
+		err = c.remove(bucketManifestContents, keyOf(repository, digest))
+	}
+	if err != nil {
+		return err
+	}
+	return c.remove(bucketManifests, keyOf(repository, digest))
+}
+
+// manifest returns a manifest with its bytes, unless they are in a blob, or
+// ErrManifestUnknown.
+func (v view) manifest(repository, digest string) (*proto.Manifest, error) {
+	manifest := &proto.Manifest{}
+	key := keyOf(repository, digest)
+	found, err := v.record(bucketManifests, key, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, v.missing(repository, ErrManifestUnknown)
+	}
+	if manifest.GetStoredAsBlob() {
+		return manifest, nil
+	}
+	content, found, err := v.value(bucketManifestContents, key)
+	if err == nil && !found {
+		err = fmt.Errorf("%w: manifest %s in repository %q has no content", ErrCorrupt, digest, repository)
+	}
+	manifest.Content = bytes.Clone(content)
+	return manifest, err
+}
+
+// Manifest returns a manifest by its digest. Without a quorum it may return one
+// whose deletion this node has not seen. Errors: ErrManifestUnknown,
+// ErrRepositoryUnknown, ErrUnavailable.
+func (s *Store) Manifest(ctx context.Context, repository, digest string) (manifest *proto.Manifest, err error) {
+	err = s.readContent(ctx, func(v view) error {
+		manifest, err = v.manifest(repository, digest)
+		return err
+	})
+	return manifest, err
+}
+
+// ManifestByTag returns the manifest that a tag points at. Errors:
+// ErrManifestUnknown, ErrRepositoryUnknown, ErrUnavailable.
+func (s *Store) ManifestByTag(ctx context.Context, repository, tag string) (manifest *proto.Manifest, err error) {
+	err = s.read(ctx, func(v view) error {
+		var target proto.Tag
+		found, err := v.record(bucketTags, keyOf(repository, tag), &target)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return v.missing(repository, ErrManifestUnknown)
+		}
+		manifest, err = v.manifest(repository, target.GetDigest())
+		return err
+	})
+	return manifest, err
+}
+
+// ManifestBlob returns the blob that a manifest's bytes are stored in. Errors:
+// ErrManifestUnknown, also for one that is not stored as a blob,
+// ErrRepositoryUnknown, ErrUnavailable.
+func (s *Store) ManifestBlob(ctx context.Context, repository, digest string) (blob *proto.Blob, err error) {
+	err = s.readContent(ctx, func(v view) error {
+		manifest, err := v.manifest(repository, digest)
+		if err != nil {
+			return err
+		}
+		if !manifest.GetStoredAsBlob() {
+			return fmt.Errorf("%w: %s is not stored as a blob", ErrManifestUnknown, digest)
+		}
+		blob, err = v.blob(digest)
+		return err
+	})
+	return blob, err
+}
+
+// Referrers returns the manifests of the repository whose subject is the given
+// digest, without their content, in the order of their digests. A repository
+// that does not exist has none. Error: ErrUnavailable.
+func (s *Store) Referrers(ctx context.Context, repository, subject string) (referrers []*proto.Manifest, err error) {
+	err = s.read(ctx, func(v view) error {
+		return v.scan(bucketReferrers, span{prefix: keyOf(repository, subject, "")}, func(digest, _ []byte) error {
+			manifest := &proto.Manifest{}
+			if err := v.mustRecord(bucketManifests, keyOf(repository, string(digest)), manifest); err != nil {
+				return err
+			}
+			referrers = append(referrers, manifest)
+			return nil
+		})
+	})
+	return referrers, err
+}
+
+// PutManifest stores a manifest and points tags at it. Its config and layers
+// must be linked in the repository. Errors: ErrReferenceUnknown,
+// ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})
+	return err
+}
+
+// DeleteManifest deletes a manifest with all tags that point at it. Errors:
+// ErrRepositoryUnknown, ErrManifestUnknown, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) DeleteManifest(ctx context.Context, repository, digest string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteManifest{DeleteManifest: &proto.DeleteManifest{
+		Repository: repository, Digest: digest,
+	}}})
+	return err
+}

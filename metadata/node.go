@@ -1,0 +1,190 @@
+package metadata
+
+import (
+	"context"
+
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// This file is about which nodes may hold shards. Which of them vote is kept by
+// consensus.
+
+func (c *change) initCluster(command *proto.InitCluster) error {
+	if !isName(command.GetClusterId()) {
+		return invalid("cluster id %q", command.GetClusterId())
+	}
+	id, err := c.clusterID()
+	if err != nil {
+		return err
+	}
+	if id != "" && id != command.GetClusterId() {
+		return refuse(proto.Refusal_REFUSAL_CLUSTER_ID, "it is %s, not %s", id, command.GetClusterId())
+	}
+	c.nodesChanged = true
+	return c.putValue(bucketCluster, []byte(keyClusterID), []byte(command.GetClusterId()))
+}
+
+// putNode adds a node, or updates what its operator configured. When and in
+// which state it joined stays.
+func (c *change) putNode(command *proto.PutNode) error {
+	if !isName(command.GetNode().GetId()) || !isName(command.GetNode().GetName()) {
+		return invalid("node %q with the name %q", command.GetNode().GetId(), command.GetNode().GetName())
+	}
+	if command.GetReplacesId() == command.GetNode().GetId() {
+		return invalid("node %s replaces itself", command.GetReplacesId())
+	}
+	node := pb.Clone(command.GetNode()).(*proto.Node)
+	node.State, node.JoinedUnixMs = proto.NodeState_NODE_STATE_ACTIVE, c.now
+	var old proto.Node
+	known, err := c.record(bucketNodes, keyOf(node.GetId()), &old)
+	if err != nil {
+		return err
+	}
+	if known {
+		if old.GetState() == proto.NodeState_NODE_STATE_REMOVED {
+			return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", node.GetId())
+		}
+		node.State, node.JoinedUnixMs = old.GetState(), old.GetJoinedUnixMs()
+	}
+	if command.GetReplacesId() != "" {
+		if err := c.removeNode(command.GetReplacesId()); err != nil {
+			return err
+		}
+	}
+	if err := c.checkNodeName(node); err != nil {
+		return err
+	}
+	c.nodesChanged = true
+	return c.put(bucketNodes, keyOf(node.GetId()), node)
+}
+
+// checkNodeName refuses a name that another node has. Removed nodes have none.
+func (c *change) checkNodeName(node *proto.Node) error {
+	nodes, err := c.nodes()
+	if err != nil {
+		return err
+	}
+	for _, other := range nodes {
+		if other.GetName() == node.GetName() && other.GetId() != node.GetId() &&
+			other.GetState() != proto.NodeState_NODE_STATE_REMOVED {
+			return refuse(proto.Refusal_REFUSAL_NODE_NAME_TAKEN, "node %s has the name %q", other.GetId(), other.GetName())
+		}
+	}
+	return nil
+}
+
+// removeNode sets a node to removed, if it is not already. Its shards are taken
+// off the records by Expire, some at a time: they may be millions.
+func (c *change) removeNode(id string) error {
+	var node proto.Node
+	found, err := c.record(bucketNodes, keyOf(id), &node)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "node %q", id)
+	}
+	node.State = proto.NodeState_NODE_STATE_REMOVED
+	c.nodesChanged = true
+	return c.put(bucketNodes, keyOf(id), &node)
+}
+
+func (c *change) setNodeState(command *proto.SetNodeState) error {
+	var node proto.Node
+	found, err := c.record(bucketNodes, keyOf(command.GetId()), &node)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "node %q", command.GetId())
+	case node.GetState() == command.GetState():
+		return nil
+	case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
+		return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", command.GetId())
+	}
+	switch command.GetState() {
+	case proto.NodeState_NODE_STATE_REMOVED:
+		return c.removeNode(command.GetId())
+	case proto.NodeState_NODE_STATE_ACTIVE, proto.NodeState_NODE_STATE_DRAINING:
+		node.State = command.GetState()
+		c.nodesChanged = true
+		return c.put(bucketNodes, keyOf(command.GetId()), &node)
+	default:
+		return invalid("node state %v", command.GetState())
+	}
+}
+
+// isMember reports whether the node may hold shards.
+func (v view) isMember(id string) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	var node proto.Node
+	found, err := v.record(bucketNodes, keyOf(id), &node)
+	return found && node.GetState() != proto.NodeState_NODE_STATE_REMOVED, err
+}
+
+// nodes returns all nodes, removed ones included, in the order of their ids.
+func (v view) nodes() (nodes []*proto.Node, err error) {
+	err = v.scan(bucketNodes, span{}, func(key, value []byte) error {
+		node := &proto.Node{}
+		nodes = append(nodes, node)
+		return decode(bucketNodes, key, value, node)
+	})
+	return nodes, err
+}
+
+// clusterID returns the cluster's id; empty if it has none yet.
+func (v view) clusterID() (string, error) {
+	value, _, err := v.value(bucketCluster, []byte(keyClusterID))
+	return string(value), err
+}
+
+// Nodes returns all nodes, removed ones included, in the order of their ids.
+// Error: ErrUnavailable.
+func (s *Store) Nodes(ctx context.Context) (nodes []*proto.Node, err error) {
+	err = s.read(ctx, func(v view) error {
+		nodes, err = v.nodes()
+		return err
+	})
+	return nodes, err
+}
+
+// LocalNodes returns all nodes that this node knows of, removed ones included,
+// in the order of their ids, without waiting for anybody. The messages and the
+// slice are shared: they must not be changed.
+func (s *Store) LocalNodes() []*proto.Node { return *s.machine.nodes.Load() }
+
+// ClusterID returns the cluster's id as this node knows it; empty if none.
+func (s *Store) ClusterID() string { return *s.machine.clusterID.Load() }
+
+// InitCluster gives the cluster its id, once. Errors: ErrClusterID, ErrInvalid,
+// ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) InitCluster(ctx context.Context, clusterID string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_InitCluster{InitCluster: &proto.InitCluster{
+		ClusterId: clusterID,
+	}}})
+	return err
+}
+
+// PutNode adds a node, or updates its name, addresses, zone and capacity.
+// replacesID is the id of the node whose name it takes over, which is removed in
+// the same step; empty for none. Errors: ErrNodeNameTaken, ErrNodeRemoved,
+// ErrNodeUnknown for replacesID, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) PutNode(ctx context.Context, node *proto.Node, replacesID string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutNode{PutNode: &proto.PutNode{
+		Node: node, ReplacesId: replacesID,
+	}}})
+	return err
+}
+
+// SetNodeState makes a node active or draining, or removes it for good. Errors:
+// ErrNodeUnknown, ErrNodeRemoved, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) SetNodeState(ctx context.Context, id string, state proto.NodeState) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetNodeState{SetNodeState: &proto.SetNodeState{
+		Id: id, State: state,
+	}}})
+	return err
+}

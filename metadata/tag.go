@@ -1,0 +1,90 @@
+package metadata
+
+import (
+	"context"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// putTag points a tag at a manifest of the repository.
+func (c *change) putTag(repository, tag, digest string) error {
+	var old proto.Tag
+	found, err := c.record(bucketTags, keyOf(repository, tag), &old)
+	if err != nil {
+		return err
+	}
+	if found && old.GetDigest() != digest {
+		if err := c.remove(bucketTagsByManifest, keyOf(repository, old.GetDigest(), tag)); err != nil {
+			return err
+		}
+	}
+	if err := c.putValue(bucketTagsByManifest, keyOf(repository, digest, tag), nil); err != nil {
+		return err
+	}
+	return c.put(bucketTags, keyOf(repository, tag), &proto.Tag{Digest: digest, UpdatedUnixMs: c.now})
+}
+
+func (c *change) deleteTag(command *proto.DeleteTag) error {
+	if err := c.needRepository(command.GetRepository()); err != nil {
+		return err
+	}
+	key := keyOf(command.GetRepository(), command.GetTag())
+	var tag proto.Tag
+	found, err := c.record(bucketTags, key, &tag)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return refuse(proto.Refusal_REFUSAL_TAG_UNKNOWN, "tag %q in repository %q", command.GetTag(), command.GetRepository())
+	}
+	if err := c.remove(bucketTagsByManifest, keyOf(command.GetRepository(), tag.GetDigest(), command.GetTag())); err != nil {
+		return err
+	}
+	return c.remove(bucketTags, key)
+}
+
+// deleteTagsOf deletes all tags of one manifest. A client that deletes a
+// manifest expects its tags to be gone with it, however many they are.
+func (c *change) deleteTagsOf(repository, digest string) error {
+	var tags []string
+	err := c.scan(bucketTagsByManifest, span{prefix: keyOf(repository, digest, "")}, func(tag, _ []byte) error {
+		tags = append(tags, string(tag))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if err := c.remove(bucketTagsByManifest, keyOf(repository, digest, tag)); err != nil {
+			return err
+		}
+		if err := c.remove(bucketTags, keyOf(repository, tag)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tags returns at most limit tags of the repository that come after the given
+// one, in the order of their bytes, and whether there are more. Errors:
+// ErrRepositoryUnknown, ErrUnavailable.
+func (s *Store) Tags(ctx context.Context, repository, after string, limit int) (tags []string, more bool, err error) {
+	limit = pageLimit(limit)
+	err = s.read(ctx, func(v view) error {
+		tags, more, err = v.rests(bucketTags, span{prefix: keyOf(repository, ""), after: []byte(after)}, limit)
+		if err == nil && len(tags) == 0 {
+			err = v.missing(repository, nil)
+		}
+		return err
+	})
+	return tags, more, err
+}
+
+// DeleteTag deletes a tag and leaves its manifest. Errors: ErrRepositoryUnknown,
+// ErrTagUnknown, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) DeleteTag(ctx context.Context, repository, tag string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteTag{DeleteTag: &proto.DeleteTag{
+		Repository: repository, Tag: tag,
+	}}})
+	return err
+}
