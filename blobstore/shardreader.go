@@ -21,6 +21,16 @@ import (
 // ErrDisk, ErrBusy (too many files are open), ErrClosed and ErrInvalid (there are
 // no such cells, buf is too small, or the format is of other software).
 func (d *Disk) ReadCells(request *proto.ReadShardRequest, buf []byte) (checksums []uint32, data []byte, err error) {
+	return d.readCells(request, func(size int) ([]byte, error) {
+		if size > len(buf) {
+			return nil, fmt.Errorf("%d bytes into a buffer of %d: %w", size, len(buf), ErrInvalid)
+		}
+		return buf[:size], nil
+	})
+}
+
+// readCells is ReadCells into memory that room provides once the size is known.
+func (d *Disk) readCells(request *proto.ReadShardRequest, room func(size int) ([]byte, error)) (checksums []uint32, data []byte, err error) {
 	id, err := newShardID(request.GetExtentId(), request.GetShardNumber())
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard: %w", err)
@@ -34,15 +44,15 @@ func (d *Disk) ReadCells(request *proto.ReadShardRequest, buf []byte) (checksums
 	if cells == 0 || first+cells > uint64(len(shard.checksums)) {
 		return nil, nil, fmt.Errorf("read shard %s: cells %d to %d of %d: %w", id, first, first+cells, len(shard.checksums), ErrInvalid)
 	}
-	size := shard.layout.cellsBytes(int(first), int(cells))
-	if size > len(buf) {
-		return nil, nil, fmt.Errorf("read shard %s: %d bytes into a buffer of %d: %w", id, size, len(buf), ErrInvalid)
+	data, err = room(shard.layout.cellsBytes(int(first), int(cells)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if err := readFull(shard.file, buf[:size], headerBytes+shard.layout.cellOffset(int(first))); err != nil {
+	if err := readFull(shard.file, data, headerBytes+shard.layout.cellOffset(int(first))); err != nil {
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	return shard.checksums[first : first+cells], buf[:size], nil
+	return shard.checksums[first : first+cells], data, nil
 }
 
 // acquire returns a shard's open file, for release when it was used.

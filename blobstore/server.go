@@ -1,0 +1,136 @@
+package blobstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// maxReadBytes bounds the cells of one answer, so that a message stays far below
+// gRPC's limit of 4 MiB.
+const maxReadBytes = 1 << 20
+
+// server is the Shards service over this node's disk. The gRPC server it is
+// registered with must use Codec, and bounds how many calls one connection makes
+// at once (grpc.MaxConcurrentStreams): answers wait there for a slow peer.
+type server struct {
+	disk    *Disk
+	buffers *buffers
+	// reads has room for each read that may be under way on the disk at once.
+	reads chan struct{}
+}
+
+func newServer(cfg Config, disk *Disk, buffers *buffers) *server {
+	return &server{disk: disk, buffers: buffers, reads: make(chan struct{}, cfg.MaxShardReads)}
+}
+
+// register adds the service to a gRPC server. It is the generated description
+// with handlers that deal in frames, so that bulk is not copied into messages and
+// buffers can be used again.
+func (s *server) register(registrar grpc.ServiceRegistrar) {
+	registrar.RegisterService(&grpc.ServiceDesc{
+		ServiceName: proto.Shards_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Metadata:    proto.Shards_ServiceDesc.Metadata,
+		Methods:     []grpc.MethodDesc{{MethodName: "ReadShard", Handler: handleReadShard}},
+		Streams:     []grpc.StreamDesc{{StreamName: "WriteShard", Handler: handleWriteShard, ClientStreams: true}},
+	}, s)
+}
+
+func handleReadShard(handler any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+	s := handler.(*server)
+	request := new(proto.ReadShardRequest)
+	if err := decode(request); err != nil {
+		return nil, err
+	}
+	handle := func(ctx context.Context, request any) (any, error) {
+		answer, err := s.readShard(ctx, request.(*proto.ReadShardRequest))
+		return answer, toStatus(err)
+	}
+	if interceptor == nil {
+		return handle(ctx, request)
+	}
+	info := &grpc.UnaryServerInfo{Server: handler, FullMethod: proto.Shards_ReadShard_FullMethodName}
+	return interceptor(ctx, request, info, handle)
+}
+
+func handleWriteShard(handler any, stream grpc.ServerStream) error {
+	return toStatus(handler.(*server).writeShard(stream))
+}
+
+// readShard reads cells into a buffer that goes back to its pool once gRPC has
+// sent it.
+func (s *server) readShard(ctx context.Context, request *proto.ReadShardRequest) (*frame, error) {
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for disk: %w", ctx.Err())
+	}
+	var answer *buffer
+	checksums, _, err := s.disk.readCells(request, func(size int) ([]byte, error) {
+		if size > maxReadBytes {
+			return nil, fmt.Errorf("%d bytes at once: %w", size, ErrInvalid)
+		}
+		answer = s.buffers.overdraw(size)
+		return answer.data, nil
+	})
+	if answer != nil {
+		defer answer.release()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &frame{
+		message: &proto.ReadShardResponse{CellChecksums: checksums},
+		data:    mem.BufferSlice{answer.share(0, len(answer.data))},
+	}, nil
+}
+
+// writeShard takes one shard: a header, data, a trailer, each in its own message
+// or together.
+func (s *server) writeShard(stream grpc.ServerStream) error {
+	message := new(proto.WriteShardRequest)
+	in := &frame{message: message}
+	defer in.free()
+	if err := stream.RecvMsg(in); err != nil {
+		return fmt.Errorf("receive shard: %w", err)
+	}
+	if message.GetHeader() == nil {
+		return fmt.Errorf("receive shard: no header: %w", ErrInvalid)
+	}
+	w, err := s.disk.Create(message.GetHeader())
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	for {
+		if err := w.Write(in.pieces()...); err != nil {
+			return err
+		}
+		if message.GetTrailer() != nil {
+			break
+		}
+		if err := stream.RecvMsg(in); err != nil {
+			if errors.Is(err, io.EOF) {
+				return fmt.Errorf("receive shard: no trailer: %w", ErrInvalid)
+			}
+			return fmt.Errorf("receive shard: %w", err)
+		}
+		if message.GetHeader() != nil {
+			return fmt.Errorf("receive shard: a second header: %w", ErrInvalid)
+		}
+	}
+	in.free()
+	fileBytes, err := w.Commit(message.GetTrailer())
+	if err != nil {
+		return err
+	}
+	return stream.SendMsg(&proto.WriteShardResponse{FileBytes: fileBytes})
+}
