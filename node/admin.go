@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 // folder.
 type admin struct {
 	self    *atoll.Node
+	machine *metadata.Machine
 	store   *metadata.Store
 	replica *consensus.Replica
 	peers   *peers
@@ -48,6 +50,8 @@ func (a *admin) serveStatus(w http.ResponseWriter, r *http.Request) {
 func (a *admin) status(ctx context.Context) (*Status, error) {
 	raft := a.replica.Status()
 	status := &Status{Cluster: a.store.ClusterID(), Node: a.self.Name, Nodes: []NodeStatus{}}
+	stateIndex, stateHash := a.machine.StateHash()
+	status.StateIndex, status.StateHash = stateIndex, hex.EncodeToString(stateHash)
 	for _, member := range a.peers.members() {
 		status.Nodes = append(status.Nodes, a.nodeStatus(member, raft))
 	}

@@ -21,6 +21,9 @@ const (
 	formationInterval = 250 * time.Millisecond
 	// identifyTimeout bounds the question who is at an address.
 	identifyTimeout = 2 * time.Second
+	// votersTimeout bounds the wait of a new node for the Raft group to have its
+	// voters.
+	votersTimeout = 60 * time.Second
 	// waitingLogInterval is how often a node that waits for others says so.
 	waitingLogInterval = 10 * time.Second
 )
@@ -54,7 +57,44 @@ func (f *formation) Run(ctx context.Context) error {
 	if err := f.becomeMember(ctx); err != nil {
 		return err
 	}
+	if f.folder.identity.ClusterID == "" {
+		if err := f.awaitVoters(ctx); err != nil {
+			return err
+		}
+	}
 	return f.folder.setCluster(f.store.ClusterID())
+}
+
+// awaitVoters holds a new node back until the Raft group has as many voters as
+// it is going to have. While a cluster forms, its first node is the only voter
+// for some seconds, and what was acknowledged then would not survive its loss.
+func (f *formation) awaitVoters(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, votersTimeout)
+	defer cancel()
+	for {
+		voters, wanted := f.voters()
+		if voters >= wanted {
+			return nil
+		}
+		if err := pause(ctx, formationInterval); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				f.log.Warn().Int("voters", voters).Int("wanted", wanted).Msg("serving with fewer voters than the cluster should have")
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// voters counts the Raft group's voters and those it should have.
+func (f *formation) voters() (have, wanted int) {
+	members := f.replica.Status().Members
+	for _, member := range members {
+		if member.Voter {
+			have++
+		}
+	}
+	return have, min(max(len(members), len(f.cfg.Join)), consensus.DefaultConfig().MaxVoters)
 }
 
 // formOrFind decides for an empty folder whether this node forms the cluster. It

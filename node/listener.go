@@ -95,9 +95,15 @@ func (l *clusterListener) admit(conn *tls.Conn) {
 		conn.Close()
 		return
 	}
-	target := &l.grpc
-	if conn.ConnectionState().NegotiatedProtocol == protocolRaft {
+	var target *protocolListener
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case protocolRaft:
 		target = &l.raft
+	case protocolGRPC:
+		target = &l.grpc
+	default: // crypto/tls lets clients in that offer nothing, or only http/1.1
+		conn.Close()
+		return
 	}
 	select {
 	case target.conns <- conn:

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,6 +36,11 @@ type Node struct {
 
 	// fatal carries the error after which the node must not go on.
 	fatal chan error
+
+	// tune changes the blob store's configuration; nil for not at all.
+	tune func(*blobstore.Config)
+	// opened is what Run works with, nil until it is open.
+	opened atomic.Pointer[parts]
 }
 
 // Option changes what a node is built from; tests use them.
@@ -42,6 +48,9 @@ type Option func(*Node)
 
 // WithDialer replaces how the node opens connections to other nodes.
 func WithDialer(dial Dialer) Option { return func(n *Node) { n.dial = dial } }
+
+// WithBlobstore changes the configuration of the blob store.
+func WithBlobstore(tune func(*blobstore.Config)) Option { return func(n *Node) { n.tune = tune } }
 
 // New returns a node that Run starts. It touches neither disk nor network.
 func New(cfg Config, log zerolog.Logger, options ...Option) (*Node, error) {
@@ -81,6 +90,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.opened.Store(p)
 	done := make(chan error, 1)
 	go func() { done <- p.run(ctx) }() // the receive below waits for it
 	select {
@@ -89,6 +99,14 @@ func (n *Node) Run(ctx context.Context) error {
 	case err := <-n.fatal:
 		return err // nothing is closed: that could hang on the same disk
 	}
+}
+
+// Metadata gives tests the state of a running node; nil before it is open.
+func (n *Node) Metadata() *metadata.Store {
+	if p := n.opened.Load(); p != nil {
+		return p.store
+	}
+	return nil
 }
 
 // parts is a node that is open: everything that has to be closed again.
@@ -147,7 +165,7 @@ func (n *Node) open() (p *parts, err error) {
 	if err := p.openMetadata(n, identity); err != nil {
 		return p, err
 	}
-	return p, p.openServices()
+	return p, p.openServices(n.tune)
 }
 
 func (p *parts) component(name string) zerolog.Logger {
@@ -224,7 +242,7 @@ type raftNetwork struct {
 }
 
 // openServices opens the blob store and the servers on top of everything.
-func (p *parts) openServices() (err error) {
+func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
 	p.ready = &readiness{readIndex: p.replica.ReadIndex}
 	p.peers = newPeers(p.self.Id, p.pool, p.members, p.component("peers"))
 	p.peers.stats = p.heartbeat
@@ -232,6 +250,9 @@ func (p *parts) openServices() (err error) {
 	cfg := blobstore.DefaultConfig()
 	cfg.Dir, cfg.Logger = filepath.Join(p.folder.path, shardsDir), p.component("blobstore")
 	cfg.Parity, cfg.CapacityBytes, cfg.ReserveBytes, cfg.BufferBytes = p.cfg.Parity, p.cfg.Capacity, p.cfg.ReserveBytes, p.cfg.Limits.BufferBytes
+	if tune != nil {
+		tune(&cfg)
+	}
 	if p.blobs, err = blobstore.Open(cfg, p.peers, p.store); err != nil {
 		return err
 	}

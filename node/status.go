@@ -36,6 +36,10 @@ type Status struct {
 	Node  string       `json:"node"`
 	Nodes []NodeStatus `json:"nodes"`
 	Blobs BlobCounts   `json:"blobs"`
+	// StateIndex and StateHash are the answering node's state: two nodes with the
+	// same index must have the same hash.
+	StateIndex uint64 `json:"state_index"`
+	StateHash  string `json:"state_hash"`
 	// Problems says in words what keeps the health from being ok.
 	Problems []string `json:"problems,omitempty"`
 }

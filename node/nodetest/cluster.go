@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/node"
 )
 
@@ -41,8 +42,11 @@ type Member struct {
 	cluster *Cluster
 	// Config is what the node is started with; it may be changed while stopped.
 	Config node.Config
+	// Tune changes the blob store's configuration; it may be changed while stopped.
+	Tune func(*blobstore.Config)
 
 	mu     sync.Mutex // guards the fields below
+	node   *node.Node
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the node has ended
 	err    error         // what Run returned
@@ -113,14 +117,14 @@ func (c *Cluster) stopAll() {
 // Start runs the node on its data folder, which may be empty.
 func (m *Member) Start() {
 	m.cluster.t.Helper()
-	n, err := node.New(m.Config, m.logger(), node.WithDialer(m.cluster.links.dialer(m)))
+	n, err := node.New(m.Config, m.logger(), node.WithDialer(m.cluster.links.dialer(m)), node.WithBlobstore(m.tune))
 	if err != nil {
 		m.cluster.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	m.mu.Lock()
-	m.cancel, m.done, m.err = cancel, done, nil
+	m.node, m.cancel, m.done, m.err = n, cancel, done, nil
 	m.mu.Unlock()
 	go func() { // wait() waits for it
 		defer close(done)
@@ -129,6 +133,12 @@ func (m *Member) Start() {
 		m.err = err
 		m.mu.Unlock()
 	}()
+}
+
+func (m *Member) tune(cfg *blobstore.Config) {
+	if m.Tune != nil {
+		m.Tune(cfg)
+	}
 }
 
 func (m *Member) logger() zerolog.Logger {
@@ -209,6 +219,12 @@ func (m *Member) WaitReady() {
 		}
 		return getOK("http://" + m.Config.Operations.Listen + "/readyz")
 	})
+}
+
+func (m *Member) running() *node.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node
 }
 
 func (m *Member) ended() <-chan struct{} {

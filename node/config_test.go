@@ -1,0 +1,49 @@
+package node
+
+import (
+	"strings"
+	"testing"
+)
+
+func validConfig() Config {
+	cfg := DefaultConfig()
+	cfg.Name, cfg.Data = "n1", "/data"
+	cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = "ca", "cert", "key"
+	return cfg
+}
+
+func TestConfigFillsInWhatFollows(t *testing.T) {
+	cfg := validConfig()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Cluster.Address != "n1:5100" || cfg.Registry.URL != "http://n1:5000" {
+		t.Errorf("cluster.address %q, registry.url %q", cfg.Cluster.Address, cfg.Registry.URL)
+	}
+}
+
+// Every fault is named by its key, all of them at once.
+func TestConfigNamesEveryFault(t *testing.T) {
+	cfg := validConfig()
+	cfg.Name, cfg.Data = "N_1", ""
+	cfg.Registry.Listen, cfg.Registry.URL = "5000", "ftp://n1"
+	cfg.Cluster.Address, cfg.Cluster.Key = ":5100", ""
+	cfg.Join = []string{"n2"}
+	cfg.Operations.Listen = "127.0.0.1:99999"
+	cfg.Parity, cfg.ShutdownTimeout = 9, 0
+	cfg.Limits = LimitsConfig{}
+	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
+	err := cfg.Validate()
+	if err == nil {
+		t.Fatal("the configuration was accepted")
+	}
+	for _, key := range []string{
+		"name: ", "data: ", "registry.listen: ", "registry.url: ", "cluster.address: ", "cluster.key: ", "join: ",
+		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.buffer-bytes: ",
+		"log.level: ", "log.format: ",
+	} {
+		if !strings.Contains(err.Error(), key) {
+			t.Errorf("the error does not name %q:\n%v", key, err)
+		}
+	}
+}

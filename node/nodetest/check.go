@@ -1,0 +1,130 @@
+package nodetest
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/atollregistry/atoll/blobstore"
+)
+
+const (
+	// settleTimeout bounds the time in which a healed cluster comes to rest.
+	settleTimeout = 60 * time.Second
+	// checkSweepInterval makes the sweep of the closing checks quick. Nothing is
+	// being written then, so that it needs no grace.
+	checkSweepInterval = 100 * time.Millisecond
+)
+
+// Check ends every test: all nodes run, have the same state, and serve every
+// acknowledged blob and manifest byte for byte; then all of them stop and start
+// again, the same still holds, and after a sweep no shard is on a disk that no
+// record names.
+func (c *Cluster) Check() {
+	c.t.Helper()
+	c.checkState()
+	c.checkContent()
+	for _, m := range c.Members {
+		m.Stop()
+	}
+	for _, m := range c.Members {
+		before := m.Tune
+		m.Tune = func(cfg *blobstore.Config) {
+			if before != nil {
+				before(cfg)
+			}
+			cfg.SweepInterval, cfg.SweepGrace = checkSweepInterval, 0
+		}
+		m.Start()
+	}
+	for _, m := range c.Members {
+		m.WaitReady()
+	}
+	c.checkShards()
+	c.checkState()
+	c.checkContent()
+}
+
+// checkState waits until all nodes have applied the same log and compares what
+// came of it.
+func (c *Cluster) checkState() {
+	c.t.Helper()
+	c.Eventually(settleTimeout, "all nodes have the same state", func() error {
+		states := make(map[string][]string)
+		for _, m := range c.Members {
+			status, err := m.Status()
+			if err != nil {
+				return err
+			}
+			state := fmt.Sprintf("%d/%s", status.StateIndex, status.StateHash)
+			states[state] = append(states[state], m.Config.Name)
+		}
+		if len(states) == 1 {
+			return nil
+		}
+		byIndex := make(map[string]string)
+		for state := range states {
+			index, _, _ := strings.Cut(state, "/")
+			if other, ok := byIndex[index]; ok {
+				c.t.Fatalf("nodes have different states at log index %s: %s and %s: %v", index, other, state, states)
+			}
+			byIndex[index] = state
+		}
+		return fmt.Errorf("they differ in how far they are: %v", states)
+	})
+}
+
+// checkContent reads everything that was acknowledged from every node.
+func (c *Cluster) checkContent() {
+	c.t.Helper()
+	for _, m := range c.Members {
+		for _, acked := range c.Acked() {
+			if err := m.Read(acked); err != nil {
+				c.t.Errorf("acknowledged content is not there: %v", err)
+			}
+		}
+	}
+}
+
+// checkShards waits until every shard file on every disk belongs to a recorded
+// extent.
+func (c *Cluster) checkShards() {
+	c.t.Helper()
+	for _, m := range c.Members {
+		c.Eventually(settleTimeout, "node "+m.Config.Name+" has no shard that no record names", func() error {
+			files := m.ShardFiles()
+			ids := make([][]byte, len(files))
+			for i, file := range files {
+				id, err := extentID(file)
+				if err != nil {
+					return err
+				}
+				ids[i] = id
+			}
+			live, err := m.running().Metadata().LiveExtents(context.Background(), ids)
+			if err != nil {
+				return err
+			}
+			for i := range live {
+				if !live[i] {
+					return errors.New("no record names " + files[i])
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// extentID takes the extent's id from a shard file's name.
+func extentID(file string) ([]byte, error) {
+	name, _, _ := strings.Cut(filepath.Base(file), ".")
+	id, err := hex.DecodeString(name)
+	if err != nil {
+		return nil, fmt.Errorf("shard file %s: its name has no extent id: %w", file, err)
+	}
+	return id, nil
+}
