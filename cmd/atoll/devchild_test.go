@@ -22,7 +22,11 @@ const childHelper = "ATOLL_TEST_START_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childHelper) == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := removeBuiltPrograms(); err != nil {
+			panic(err)
+		}
+		os.Exit(code)
 	}
 	log, err := openNodeLog(filepath.Join(os.Getenv(childHelper), "log"), func([]byte) {}, nil)
 	if err != nil {
