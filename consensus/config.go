@@ -79,6 +79,9 @@ type Config struct {
 	// ReplaceVoterAfter is how long a voter must have been out of reach before
 	// its vote goes to a node that has none. Default 60 s.
 	ReplaceVoterAfter time.Duration
+
+	// wrapLog puts a failing disk under the log, in tests.
+	wrapLog func(diskLog) diskLog
 }
 
 // DefaultConfig returns the defaults. NodeID, Address, Dir and Fatal have none.
@@ -121,6 +124,8 @@ func (c *Config) validate() error {
 	require(c.Address != "", "consensus: no address")
 	require(c.Dir != "", "consensus: no folder")
 	require(c.Fatal != nil, "consensus: no Fatal function")
+	// Without any trailing log an empty log could mean a lost one.
+	require(c.TrailingLogs > 0, "consensus: TrailingLogs is not positive")
 	require(c.MaxVoters > 0, "consensus: MaxVoters %d is not positive", c.MaxVoters)
 	for name, d := range map[string]time.Duration{
 		"NetworkTimeout": c.NetworkTimeout, "ProposeTimeout": c.ProposeTimeout, "ReadTimeout": c.ReadTimeout,

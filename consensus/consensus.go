@@ -18,11 +18,26 @@ package consensus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
+)
+
+const (
+	// maxProposals bounds the entries that Raft has not answered yet.
+	maxProposals = 4096
+	// retryInterval paces what waits for a leader.
+	retryInterval = 50 * time.Millisecond
+	// stallTimeouts is how many Config.NetworkTimeouts a snapshot that comes in
+	// may pause.
+	stallTimeouts = 2
 )
 
 // StateMachine is what consensus replicates. Its calls never overlap, except
@@ -71,57 +86,152 @@ type Network interface {
 
 // Replica is this node's member of the Raft group.
 type Replica struct {
-	cfg Config
+	cfg     Config
+	log     zerolog.Logger
+	network Network
+
+	life     *life
+	storage  *storage
+	streams  *streams
+	raft     *raft.Raft
+	applied  *progress
+	lead     *leadership
+	election *signal
+
+	// leaderReads are the rounds in which this node, leading, proves it.
+	// localReads are the rounds in which this node learns a read index, from
+	// itself or the leader.
+	leaderReads, localReads *rounds
+	// proposals has a token for each entry that Raft has not answered yet.
+	proposals chan struct{}
+	// membership is held by whoever changes the configuration.
+	membership chan struct{}
+	autopilot  *pilot
 }
 
-// Open opens the log and starts Raft. It neither forms nor joins a cluster.
-func Open(cfg Config, sm StateMachine, network Network) (*Replica, error) {
-	return &Replica{cfg: cfg}, nil
+// Open opens the log and starts Raft. It neither forms nor joins a cluster: on an
+// empty log the replica waits for Bootstrap here, or for AddNode on a leader.
+// Errors that no new attempt will mend: ErrLogLost, ErrStateBehind, ErrChecksum.
+func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	r = &Replica{
+		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, cfg.Address),
+		lead: newLeadership(), election: newSignal(),
+		proposals: make(chan struct{}, maxProposals), membership: make(chan struct{}, 1),
+	}
+	if r.storage, err = openStorage(&r.cfg, sm, r.life); err != nil {
+		return nil, err
+	}
+	index, _ := sm.Applied()
+	r.applied = newProgress(index)
+	r.leaderReads = newRounds(cfg.ConfirmTimeout, r.provenIndex)
+	r.localReads = newRounds(cfg.ConfirmTimeout, r.fetchIndex)
+	r.autopilot = newPilot(r)
+	if err := r.start(sm); err != nil {
+		r.streams.Close()
+		return nil, errors.Join(err, r.storage.disk.Close())
+	}
+	return r, nil
 }
 
-// HasState tells whether this node has ever been part of a cluster: if so it
-// must neither bootstrap nor join as a new one.
-func (r *Replica) HasState() bool { return false }
-
-// Bootstrap forms a cluster with this node as its only voter.
-func (r *Replica) Bootstrap() error { return ErrClosed }
-
-// Propose has the leader append the command.
-func (r *Replica) Propose(ctx context.Context, command []byte) (result []byte, logIndex uint64, err error) {
-	return nil, 0, ErrClosed
+// start runs the Raft library on what is open.
+func (r *Replica) start(sm StateMachine) error {
+	s := r.storage
+	snapshots := &snapshotStore{
+		dir: r.cfg.Dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}),
+		stall: stallTimeouts * r.cfg.NetworkTimeout, onStall: r.streams.breakIncoming,
+	}
+	machine := &fsm{sm: sm, applied: r.applied, snapshots: snapshots, logs: s.cache, life: r.life}
+	transport := newTransport(&r.cfg, r.streams)
+	// The library panics on an entry that it can't read at the start.
+	err := unlessFailed(r.life, func() (err error) {
+		r.raft, err = raft.NewRaft(r.cfg.raft(), machine, s.cache, s.stable, snapshots, transport)
+		return err
+	})
+	if err != nil {
+		_ = transport.Close() // it only ends goroutines
+		return fmt.Errorf("start Raft: %w", err)
+	}
+	r.watchElections()
+	return r.life.arm(func() {
+		r.raft.Shutdown()
+		r.streams.Close()
+	})
 }
 
-// ReadIndex returns when the local state shows all that was acknowledged before.
-func (r *Replica) ReadIndex(ctx context.Context) error { return ErrClosed }
+// HasState tells whether this node has ever been part of a cluster, as far as the
+// log that Open found can tell: if so it must neither bootstrap nor join as new.
+func (r *Replica) HasState() bool { return r.storage.hasState }
 
-// AddNode lets a node in.
-func (r *Replica) AddNode(ctx context.Context, id, address string) error { return ErrClosed }
-
-// RemoveNode takes a node out.
-func (r *Replica) RemoveNode(ctx context.Context, id string) error { return ErrClosed }
-
-// TransferLeadership hands leadership over.
-func (r *Replica) TransferLeadership(ctx context.Context) error { return ErrClosed }
-
-// Leader is the leader as far as this node knows.
-func (r *Replica) Leader() (id, address string) { return "", "" }
-
-// IsLeader tells whether this node leads.
-func (r *Replica) IsLeader() bool { return false }
-
-// Status describes the group.
-func (r *Replica) Status() Status { return Status{} }
-
-// WhileLeader runs f while this node leads.
-func (r *Replica) WhileLeader(ctx context.Context, f func(ctx context.Context)) error {
-	return ErrClosed
+// Bootstrap forms a cluster with this node as its only voter. It fails if the
+// node has state.
+func (r *Replica) Bootstrap() error {
+	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(r.cfg.NodeID), Address: raft.ServerAddress(r.cfg.Address)}
+	future := r.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{self}})
+	if err := future.Error(); err != nil {
+		return fmt.Errorf("bootstrap cluster: %w", err)
+	}
+	return nil
 }
 
-// Register adds the Consensus service to a gRPC server.
-func (r *Replica) Register(s grpc.ServiceRegistrar) {}
+// Leader is the leader as far as this node knows; empty if there is none.
+func (r *Replica) Leader() (id, address string) {
+	leaderAddress, leaderID := r.raft.LeaderWithID()
+	return string(leaderID), string(leaderAddress)
+}
 
-// Run does the replica's own work until ctx ends.
-func (r *Replica) Run(ctx context.Context) error { return ErrClosed }
+// IsLeader tells whether this node leads as far as it knows. That is a hint: only
+// what goes through the log is certain.
+func (r *Replica) IsLeader() bool { return r.raft.State() == raft.Leader }
 
-// Close ends the replica.
-func (r *Replica) Close(ctx context.Context) error { return ErrClosed }
+// Run does the replica's own work until ctx ends: without it no leader answers
+// reads and no node gets a vote. It returns nil, or the error that Config.Fatal
+// was called with.
+func (r *Replica) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running.Go(func() { r.watchLeadership(ctx) })
+	running.Go(func() { r.autopilot.run(ctx) })
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.life.over:
+		return r.life.failure()
+	}
+}
+
+// Close hands leadership over if this node leads, ends Raft and closes the log.
+// When ctx ends before that is done, because the disk hangs, the log stays open
+// and the process should end. Close may be called more than once; the network has
+// to stay open until it returns.
+func (r *Replica) Close(ctx context.Context) error {
+	if r.IsLeader() && r.otherVoters() > 0 {
+		if err := r.TransferLeadership(ctx); err != nil {
+			r.log.Info().Err(err).Msg("leadership not handed over, the others will elect")
+		}
+	}
+	if !r.life.end() && r.life.failure() == nil {
+		return nil
+	}
+	stopped := make(chan struct{})
+	go func() { // ends when Raft has; waited for below unless the disk hangs
+		defer close(stopped)
+		_ = r.raft.Shutdown().Error() // it has none
+		r.streams.Close()
+		r.localReads.close()
+		r.leaderReads.close()
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		return fmt.Errorf("close replica: %w", context.Cause(ctx))
+	}
+	if err := r.storage.disk.Close(); err != nil {
+		return fmt.Errorf("close Raft log: %w", err)
+	}
+	return nil
+}

@@ -36,10 +36,7 @@ func newRaftLogger(log zerolog.Logger) *raftLogger {
 // Log implements hclog.Logger.
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	event := l.log.WithLevel(raftLevel(level))
-	if level >= hclog.Warn {
-		event = l.log.Warn() // WithLevel would pass the limit by
-	}
-	if event == nil || !event.Enabled() {
+	if !event.Enabled() {
 		return
 	}
 	event = fields(fields(event.Str("source", l.name), l.implied), args)

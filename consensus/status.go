@@ -1,6 +1,12 @@
 package consensus
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
 
 // Status is what a replica knows of itself and its group. Log indexes of other
 // nodes are known on the leader only.
@@ -34,4 +40,28 @@ type Member struct {
 	LastContact time.Duration
 	// LastLogIndex is how far the node has the log, 0 if unknown.
 	LastLogIndex uint64
+}
+
+// Status describes this node and the group as it knows it now.
+func (r *Replica) Status() Status {
+	leader, _ := r.Leader()
+	index, _ := r.lastEntry()
+	status := Status{
+		NodeID: r.cfg.NodeID, LeaderID: leader, Term: r.raft.CurrentTerm(),
+		LastLogIndex: index, CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.applied.index(),
+		LastContact: r.lastContact(),
+	}
+	view := r.autopilot.state.Load()
+	for _, server := range r.servers() {
+		member := Member{
+			ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter, LastContact: -1,
+		}
+		if view != nil && view.Servers[server.ID] != nil {
+			seen := view.Servers[server.ID]
+			member.Healthy, member.LastContact, member.LastLogIndex = seen.Health.Healthy, seen.Stats.LastContact, seen.Stats.LastIndex
+		}
+		status.Members = append(status.Members, member)
+	}
+	slices.SortFunc(status.Members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+	return status
 }

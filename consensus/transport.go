@@ -1,0 +1,151 @@
+package consensus
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// raftConnPool is how many idle connections are kept to each node: for
+	// heartbeats, for entries, and one in reserve.
+	raftConnPool = 3
+	// raftCallsInFlight overlaps making the next message with waiting for the last
+	// answer. More of them make commits slower (hashicorp/raft pull request 541).
+	raftCallsInFlight = 2
+	// snapshotBytesPerTimeout is how much of a snapshot a node must take within
+	// each Config.NetworkTimeout, on average.
+	snapshotBytesPerTimeout = 4 << 20
+)
+
+// newTransport starts Raft's own transport on the network.
+func newTransport(cfg *Config, streams *streams) *raft.NetworkTransport {
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:                  streams,
+		MaxPool:                 raftConnPool,
+		MaxRPCsInFlight:         raftCallsInFlight,
+		Timeout:                 cfg.NetworkTimeout,
+		Logger:                  newRaftLogger(cfg.Logger),
+		MsgpackUseNewTimeFormat: true,
+	})
+	transport.TimeoutScale = snapshotBytesPerTimeout
+	return transport
+}
+
+// streams carries Raft's messages over a Network. It knows all connections, so
+// that it can break them: the library waits without a limit for the next byte of
+// a connection that it accepted, even in the middle of a snapshot.
+type streams struct {
+	network Network
+	address address // at which the others know this node
+
+	mu     sync.Mutex // guards both
+	conns  map[*streamConn]struct{}
+	closed bool
+}
+
+var _ raft.StreamLayer = (*streams)(nil)
+
+// address is a node's address as it stands in the configuration. The library
+// takes the listener's address for it, which may be one of all interfaces.
+type address string
+
+func (a address) Network() string { return "tcp" }
+func (a address) String() string  { return string(a) }
+
+func newStreams(network Network, own string) *streams {
+	return &streams{network: network, address: address(own), conns: make(map[*streamConn]struct{})}
+}
+
+// Accept implements net.Listener.
+func (s *streams) Accept() (net.Conn, error) {
+	if s.isClosed() {
+		return nil, net.ErrClosed
+	}
+	conn, err := s.network.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s.track(conn, true)
+}
+
+// Dial implements raft.StreamLayer.
+func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	if s.isClosed() {
+		return nil, net.ErrClosed
+	}
+	conn, err := s.network.Dial(string(to), timeout)
+	if err != nil {
+		return nil, err
+	}
+	return s.track(conn, false)
+}
+
+// Addr implements net.Listener.
+func (s *streams) Addr() net.Addr { return s.address }
+
+// Close breaks all connections and allows no new ones. The network stays open.
+func (s *streams) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.breakConns(func(*streamConn) bool { return true })
+	return nil
+}
+
+// breakIncoming breaks the connections that others opened. They open new ones.
+func (s *streams) breakIncoming() {
+	s.breakConns(func(c *streamConn) bool { return c.incoming })
+}
+
+func (s *streams) breakConns(which func(*streamConn) bool) {
+	s.mu.Lock()
+	var broken []*streamConn
+	for conn := range s.conns {
+		if which(conn) {
+			broken = append(broken, conn)
+		}
+	}
+	s.mu.Unlock()
+	for _, conn := range broken {
+		_ = conn.Close() // whoever uses it gets the error
+	}
+}
+
+func (s *streams) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+func (s *streams) track(conn net.Conn, incoming bool) (net.Conn, error) {
+	tracked := &streamConn{Conn: conn, owner: s, incoming: incoming}
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.conns[tracked] = struct{}{}
+	}
+	s.mu.Unlock()
+	if closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	return tracked, nil
+}
+
+// streamConn is a connection that its owner forgets when it is closed.
+type streamConn struct {
+	net.Conn
+	owner    *streams
+	incoming bool
+}
+
+// Close implements net.Conn.
+func (c *streamConn) Close() error {
+	c.owner.mu.Lock()
+	delete(c.owner.conns, c)
+	c.owner.mu.Unlock()
+	return c.Conn.Close()
+}
