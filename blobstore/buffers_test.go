@@ -1,0 +1,115 @@
+package blobstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestBuffersKeepTheBudget(t *testing.T) {
+	b := newBuffers(1 << 20)
+	first := b.tryAcquire(768 << 10)
+	if first == nil || len(first.data) != 768<<10 {
+		t.Fatal("no buffer within the budget")
+	}
+	if b.tryAcquire(512<<10) != nil {
+		t.Fatal("a buffer beyond the budget")
+	}
+	over := b.overdraw(512 << 10)
+	if len(over.data) != 512<<10 {
+		t.Fatalf("got %d bytes", len(over.data))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := b.acquire(ctx, 512<<10); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want context.Canceled", err)
+	}
+	over.release()
+	if b.tryAcquire(512<<10) != nil {
+		t.Fatal("what was outside of the budget came back to it")
+	}
+	first.release()
+	all := b.tryAcquire(1 << 20)
+	if all == nil {
+		t.Fatal("the budget did not come back")
+	}
+	all.release()
+}
+
+// TestBufferReturnsWithItsLastShare: what gRPC still sends is not used again.
+func TestBufferReturnsWithItsLastShare(t *testing.T) {
+	b := newBuffers(64 << 10)
+	buf := b.tryAcquire(64 << 10)
+	whole, part := buf.share(0, 64<<10), buf.share(100, 200)
+	copy(part.ReadOnlyData(), "shared")
+	buf.release()
+	whole.Free()
+	if b.tryAcquire(1) != nil {
+		t.Fatal("the budget is back while a share is in use")
+	}
+	if string(part.ReadOnlyData()[:6]) != "shared" {
+		t.Fatal("the share changed")
+	}
+	part.Free()
+	last := b.tryAcquire(1)
+	if last == nil {
+		t.Fatal("the budget did not come back with the last share")
+	}
+	last.release()
+}
+
+func TestBuffersLargerThanTheBudget(t *testing.T) {
+	b := newBuffers(1 << 20)
+	buf, err := b.acquire(context.Background(), 5<<20)
+	if err != nil || len(buf.data) != 5<<20 {
+		t.Fatalf("got %v", err)
+	}
+	if b.tryAcquire(1) != nil {
+		t.Fatal("the whole budget was charged, but some is left")
+	}
+	buf.release()
+}
+
+func TestBuffersWait(t *testing.T) {
+	b := newBuffers(1 << 20)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	for i := range 32 {
+		all.Go(func() {
+			for range 50 {
+				buf, err := b.acquire(ctx, (i+1)<<14)
+				if err != nil {
+					t.Errorf("acquire: %v", err)
+					return
+				}
+				share := buf.share(0, 10)
+				for j := range buf.data {
+					buf.data[j] = byte(i)
+				}
+				for _, x := range buf.data {
+					if x != byte(i) {
+						t.Errorf("two have the same memory")
+						break
+					}
+				}
+				buf.release()
+				share.Free()
+			}
+		})
+	}
+	all.Wait()
+	if whole := b.tryAcquire(1 << 20); whole == nil {
+		t.Error("the budget did not come back whole")
+	}
+}
+
+func TestRoundBuffer(t *testing.T) {
+	for bytes, want := range map[int]int{0: 4 << 10, 1: 4 << 10, 4 << 10: 4 << 10, 4<<10 + 1: 8 << 10, 63 << 10: 64 << 10, 64 << 10: 64 << 10, 64<<10 + 1: 128 << 10, 768 << 10: 768 << 10} {
+		if got := roundBuffer(bytes); got != want {
+			t.Errorf("%d is rounded to %d, want %d", bytes, got, want)
+		}
+	}
+}
