@@ -110,6 +110,10 @@ func (s *server) writeShard(stream grpc.ServerStream) error {
 		return err
 	}
 	defer w.Abort()
+	// It tells the sender that the shard was taken on.
+	if err := stream.SendHeader(nil); err != nil {
+		return fmt.Errorf("receive shard: %w", err)
+	}
 	for {
 		if err := w.Write(in.pieces()...); err != nil {
 			return err

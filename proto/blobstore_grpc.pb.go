@@ -30,8 +30,10 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type ShardsClient interface {
 	// WriteShard stores one shard. The first message has a header, the last a
-	// trailer, those between carry data. The answer comes when the shard is
-	// durable; a stream that ends without a trailer leaves nothing behind.
+	// trailer, those between carry data. The server sends its metadata header when
+	// it has taken the shard on, so that a sender can go elsewhere before it has
+	// sent anything. The answer comes when the shard is durable; a stream that ends
+	// without a trailer leaves nothing behind.
 	WriteShard(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteShardRequest, WriteShardResponse], error)
 	// ReadShard returns a run of whole cells of one shard with their checksums.
 	// The caller verifies them, so that rot is found where the bytes are used.
@@ -74,8 +76,10 @@ func (c *shardsClient) ReadShard(ctx context.Context, in *ReadShardRequest, opts
 // for forward compatibility.
 type ShardsServer interface {
 	// WriteShard stores one shard. The first message has a header, the last a
-	// trailer, those between carry data. The answer comes when the shard is
-	// durable; a stream that ends without a trailer leaves nothing behind.
+	// trailer, those between carry data. The server sends its metadata header when
+	// it has taken the shard on, so that a sender can go elsewhere before it has
+	// sent anything. The answer comes when the shard is durable; a stream that ends
+	// without a trailer leaves nothing behind.
 	WriteShard(grpc.ClientStreamingServer[WriteShardRequest, WriteShardResponse]) error
 	// ReadShard returns a run of whole cells of one shard with their checksums.
 	// The caller verifies them, so that rot is found where the bytes are used.

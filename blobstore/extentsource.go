@@ -1,0 +1,130 @@
+package blobstore
+
+import (
+	"cmp"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// doubtFor is how long a reader does not count on a shard that came late.
+const doubtFor = 10 * time.Second
+
+// trust says how much a reader counts on getting a shard. Lower is better.
+type trust int
+
+const (
+	trustLocal    trust = iota // on this node's disk
+	trustPeer                  // on a node that is well
+	trustDoubtful              // on a node that is not, or it came late the last time
+	trustLast                  // failed this reader before
+	trustNone                  // nobody has it
+)
+
+// extentSource is an extent as one reader sees it: where its shards are, and what
+// the reader has learned of them. Safe for concurrent use.
+type extentSource struct {
+	id      []byte
+	layout  layout
+	holders []string
+
+	mu    sync.Mutex // guards what follows
+	trust []trust
+	late  []time.Time // when the shard last came late, zero if never
+}
+
+// newExtentSource fails with ErrInvalid when the record can't be true.
+func (s *Store) newExtentSource(extent *proto.Extent) (*extentSource, error) {
+	l, err := extentLayout(extent)
+	if err != nil {
+		return nil, err
+	}
+	source := &extentSource{
+		id: extent.GetId(), layout: l, holders: extent.GetHolders(),
+		trust: make([]trust, l.shards()), late: make([]time.Time, l.shards()),
+	}
+	healthy := make(map[string]bool)
+	for _, node := range s.cluster.Nodes() {
+		healthy[node.ID] = node.Healthy
+	}
+	for number, holder := range source.holders {
+		switch {
+		case holder == "":
+			source.trust[number] = trustNone
+		case holder == s.cluster.Self():
+			source.trust[number] = trustLocal
+		case healthy[holder]:
+			source.trust[number] = trustPeer
+		default:
+			source.trust[number] = trustDoubtful
+		}
+	}
+	return source, nil
+}
+
+// trusted returns how much to count on each shard, by shard number.
+func (e *extentSource) trusted() []trust {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := slices.Clone(e.trust)
+	for number, late := range e.late {
+		if !late.IsZero() && time.Since(late) < doubtFor {
+			now[number] = max(now[number], trustDoubtful)
+		}
+	}
+	return now
+}
+
+// distrust makes a shard that failed the last choice.
+func (e *extentSource) distrust(number int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.trust[number] = trustLast
+}
+
+// noteLate makes a shard that came late doubtful for a while.
+func (e *extentSource) noteLate(number int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.late[number] = time.Now()
+}
+
+// choose returns the shards to fetch for those that are wanted, and the others
+// that could stand in, the best first. A wanted shard that can't be counted on is
+// among the others. Of a mirrored extent any one shard is wanted.
+func (e *extentSource) choose(firstWanted, lastWanted int) (fetch, spares []int) {
+	trusted := e.trusted()
+	order := rand.Perm(len(trusted)) // Spreads the load over equals.
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(trusted[a], trusted[b]) })
+	for _, number := range order {
+		wanted := number >= firstWanted && number <= lastWanted && trusted[number] < trustDoubtful
+		if e.layout.mirrored() {
+			wanted = len(fetch) == 0
+		}
+		switch {
+		case trusted[number] == trustNone:
+		case wanted:
+			fetch = append(fetch, number)
+		default:
+			spares = append(spares, number)
+		}
+	}
+	return fetch, spares
+}
+
+// noteFailure draws the conclusions from a shard that could not be read.
+func (s *Store) noteFailure(source *extentSource, number int, err error) {
+	source.distrust(number)
+	node := source.holders[number]
+	switch {
+	case errors.Is(err, ErrChecksum), errors.Is(err, ErrShardUnknown):
+		s.damaged.Add(1)
+		s.log.Warn().Err(err).Hex("extent", source.id).Int("shard", number).Str("peer", node).Msg("shard is damaged")
+	case isNodeFault(err):
+		s.suspect(node, err)
+	}
+}

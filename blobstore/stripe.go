@@ -1,0 +1,138 @@
+package blobstore
+
+import (
+	"sync/atomic"
+
+	"google.golang.org/grpc/mem"
+)
+
+// stripe is the memory of one stripe on its way from the client to the holders.
+//
+// The bytes are copied once, from the client's connection into buf. After that
+// the hash, the erasure code, the disk and gRPC all use them in place. So a
+// stripe is counted: whoever still needs it holds a reference, and the last one
+// to let go gives the memory back.
+type stripe struct {
+	buf *buffer
+	// filled is how many bytes of data are in buf, from its start on.
+	filled int
+	// room is given back with the memory: a place among the stripes that one
+	// transfer may have in flight.
+	room chan struct{}
+	refs atomic.Int32
+	// tainted says that a library may read the memory for ever.
+	tainted atomic.Bool
+}
+
+// newStripe returns a stripe with one reference, the caller's.
+func newStripe(buf *buffer, room chan struct{}) *stripe {
+	st := &stripe{buf: buf, room: room}
+	st.refs.Store(1)
+	return st
+}
+
+// stripeMemory returns how many bytes the stripes of a layout need. The shards of
+// a mirrored layout share the bytes of their one cell.
+func stripeMemory(l layout) int {
+	if l.mirrored() {
+		return l.cell
+	}
+	return l.shards() * l.cell
+}
+
+// encode cuts the filled stripe into one cell for each shard number, the parity
+// computed. Like the last stripe of an extent, a stripe that is not full has
+// shorter cells (see layout). Padding and parity go behind the data.
+func (st *stripe) encode(l layout, code *erasure) ([][]byte, error) {
+	size := (st.filled + l.data - 1) / l.data
+	memory := st.buf.data
+	clear(memory[st.filled : l.data*size])
+	cells := make([][]byte, l.shards())
+	for number := range cells {
+		switch {
+		case number < l.data:
+			cells[number] = memory[number*size:][:size]
+		case l.mirrored():
+			cells[number] = cells[0]
+		default:
+			cells[number] = memory[number*l.cell:][:size]
+		}
+	}
+	return cells, code.encode(l, cells)
+}
+
+// retain adds a reference.
+func (st *stripe) retain() { st.refs.Add(1) }
+
+// release drops a reference.
+func (st *stripe) release() {
+	if st.refs.Add(-1) > 0 {
+		return
+	}
+	if st.tainted.Load() {
+		st.buf.forfeit()
+	} else {
+		st.buf.release()
+	}
+	<-st.room
+}
+
+// forfeit is release for a buffer whose memory a library may still be reading: the
+// budget gets its share back, the memory goes to the garbage collector.
+func (b *buffer) forfeit() {
+	b.data = nil
+	if b.charge > 0 {
+		b.owner.budget.Release(b.charge)
+	}
+}
+
+// cell is one cell of a stripe on its way to one holder. It holds a reference
+// on its stripe, which is dropped once, by release or abandon, whichever is first.
+type cell struct {
+	stripe *stripe
+	data   []byte
+	done   atomic.Bool
+}
+
+// newCell returns a cell with these bytes of the stripe.
+func (st *stripe) newCell(data []byte) *cell {
+	st.retain()
+	return &cell{stripe: st, data: data}
+}
+
+// release says that nobody needs the cell's bytes any more.
+func (c *cell) release() {
+	if c.done.CompareAndSwap(false, true) {
+		c.stripe.release()
+	}
+}
+
+// abandon is release for a cell whose bytes gRPC may still be reading. When a
+// connection breaks, gRPC forgets what is in the queues of its streams without
+// freeing it (loopyWriter.run in google.golang.org/grpc/internal/transport), so
+// waiting until it is done could be waiting for ever.
+func (c *cell) abandon() {
+	if !c.done.Load() {
+		c.stripe.tainted.Store(true)
+	}
+	c.release()
+}
+
+// message returns the cell's bytes for a message. gRPC frees the buffer when it
+// is done with it, and that releases the cell.
+func (c *cell) message() mem.Buffer {
+	if mem.IsBelowBufferPoolingThreshold(cap(c.data)) {
+		// gRPC does not say when it is done with so few bytes.
+		few := mem.SliceBuffer(append([]byte(nil), c.data...))
+		c.release()
+		return few
+	}
+	data := c.data
+	return mem.NewBuffer(&data, c)
+}
+
+// Get is never called: it completes mem.BufferPool.
+func (c *cell) Get(length int) *[]byte { return mem.DefaultBufferPool().Get(length) }
+
+// Put is called by gRPC when it is done with the cell's bytes.
+func (c *cell) Put(*[]byte) { c.release() }
