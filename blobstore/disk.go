@@ -37,6 +37,8 @@ type Disk struct {
 	reserveBytes  uint64 // 0: computed from the file system's size.
 	calls         fileCalls
 	handles       *openShards
+	// writeBehind is writeBehindBytes, less in tests.
+	writeBehind int64
 	// writers has room for each shard that may be written at once.
 	writers chan struct{}
 	// opened is when the disk was opened, and failed how long after that it last
@@ -73,9 +75,10 @@ func OpenDisk(cfg Config) (*Disk, error) {
 			write: writeVector, writeback: startWriteback, sync: (*os.File).Sync,
 			rename: os.Rename, syncDir: syncDir, space: fileSystemSpace,
 		},
-		handles: newOpenShards(cfg.MaxOpenShards),
-		writers: make(chan struct{}, cfg.MaxShardWriters),
-		opened:  time.Now(),
+		handles:     newOpenShards(cfg.MaxOpenShards),
+		writeBehind: writeBehindBytes,
+		writers:     make(chan struct{}, cfg.MaxShardWriters),
+		opened:      time.Now(),
 	}
 	if err := d.makeFolders(); err != nil {
 		return nil, fmt.Errorf("open shard folder %s: %w: %w", d.dir, ErrDisk, err)

@@ -141,7 +141,7 @@ func (w *ShardWriter) write(pieces ...[]byte) error {
 // writeBehind keeps the disk busy while the shard comes in. An error is final,
 // like that of an fsync: see startWriteback.
 func (w *ShardWriter) writeBehind() error {
-	if w.offset-w.started < writeBehindBytes {
+	if w.offset-w.started < w.disk.writeBehind {
 		return nil
 	}
 	if err := w.disk.calls.writeback(w.file, w.started, w.offset-w.started, false); err != nil {
