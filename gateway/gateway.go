@@ -97,8 +97,8 @@ type Metadata interface {
 type Blobs interface {
 	// Append stores what it reads from r, up to its end, behind from.Size.
 	// Extents that fill up on the way are handed to record once they are durable;
-	// the last ones are returned as tail, durable but not recorded: their first
-	// byte is byte tailFrom of the blob. After an error nothing counts that was
+	// the last ones, and without record all of them, are returned as tail, durable
+	// but not recorded: their first byte is byte tailFrom of the blob. After an error nothing counts that was
 	// not recorded. An error of r or record comes back wrapped, and r is not read
 	// after Append returned.
 	Append(ctx context.Context, from blobstore.Progress, r io.Reader, record func(ctx context.Context, done blobstore.Recorded) error) (

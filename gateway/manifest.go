@@ -139,18 +139,14 @@ func (g *gateway) readManifest(ctx context.Context, x *exchange) (content []byte
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
 	x.body.deadline = g.now().Add(g.cfg.ManifestTimeout)
 	content, err = io.ReadAll(io.LimitReader(x.body, MaxManifestBytes+1))
-	if err != nil {
-		return nil, nil, err
+	if err == nil && len(content) > MaxManifestBytes {
+		err = tooLarge
 	}
-	if len(content) > MaxManifestBytes {
-		return nil, nil, tooLarge
+	if err != nil {
+		release()
+		return nil, nil, err
 	}
 	return content, release, nil
 }
@@ -165,16 +161,12 @@ func (g *gateway) storeManifest(ctx context.Context, put *proto.PutManifest, con
 	put.Manifest.StoredAsBlob = true
 	// They would weigh as much as the content; listReferrers reads them there.
 	put.Manifest.Annotations = nil
-	keep := func(_ context.Context, done blobstore.Recorded) error {
-		put.Extents = append(put.Extents, done.Extents...)
-		return nil
-	}
 	from := blobstore.Progress{UploadID: uuid.NewString()}
-	_, tail, _, err := g.blobs.Append(ctx, from, bytes.NewReader(content), keep)
+	_, extents, _, err := g.blobs.Append(ctx, from, bytes.NewReader(content), nil)
 	if err != nil {
 		return err
 	}
-	put.Extents = append(put.Extents, tail...)
+	put.Extents = extents
 	return nil
 }
 

@@ -18,7 +18,12 @@ type push struct {
 	repository string
 	// uploadID is empty until there is a record to extend.
 	uploadID string
-	progress blobstore.Progress
+	// restartable is the upload of a client that sends everything in its last step.
+	// If that breaks off, the client repeats it from the first byte (containerd
+	// does), so that nothing may be recorded in that upload on the way: a large
+	// blob gets an upload of its own.
+	restartable bool
+	progress    blobstore.Progress
 	// recorded are the extents in the upload's record.
 	recorded []*proto.Extent
 	// tail are durable extents that no record names; they begin at byte tailFrom.
@@ -84,14 +89,15 @@ func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
 	return nil
 }
 
-// record extends the upload's record, and makes one if there is none.
+// record extends the upload's record, and makes one if there is none that may be
+// extended.
 func (g *gateway) record(ctx context.Context, p *push, expectedSize uint64, extents []*proto.Extent, hashes []*proto.HashState) error {
-	if p.uploadID == "" {
+	if p.uploadID == "" || p.restartable {
 		upload, err := g.metadata.CreateUpload(ctx, p.repository)
 		if err != nil {
 			return fmt.Errorf("start upload: %w", err)
 		}
-		p.uploadID = upload.GetId()
+		p.uploadID, p.restartable = upload.GetId(), false
 	}
 	err := g.metadata.ExtendUpload(ctx, &proto.ExtendUpload{
 		Id: p.uploadID, Repository: p.repository, ExpectedSize: expectedSize, Extents: extents, HashStates: hashes,
@@ -114,15 +120,13 @@ func (g *gateway) recordTail(ctx context.Context, p *push) error {
 	return nil
 }
 
-// commit makes a blob of the push if its bytes have the digest. If they have not,
-// the upload is dropped, as no client goes on with it.
+// commit makes a blob of the push if its bytes have the digest.
 func (g *gateway) commit(ctx context.Context, p *push, digest string) error {
 	computed, err := g.computeDigest(ctx, p, digest)
 	if err != nil {
 		return err
 	}
 	if computed != digest {
-		g.abandon(ctx, p)
 		return refuse(errDigestInvalid, "the content has another digest", map[string]string{"digest": digest, "computed": computed})
 	}
 	err = g.metadata.CommitBlob(ctx, &proto.CommitBlob{

@@ -178,18 +178,31 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 		return err
 	}
 	p := resumePush(x.repository, upload)
+	p.restartable = upload.GetSize() == 0 && x.r.Header.Get("Content-Range") == ""
+	if err := g.finish(ctx, x, p, digest); err != nil {
+		if p.uploadID != x.reference {
+			g.abandon(ctx, p.repository, p.uploadID)
+		}
+		if errors.Is(err, errDigestInvalid) {
+			// No client goes on with an upload that has the wrong bytes.
+			g.abandon(ctx, x.repository, x.reference)
+		}
+		return g.explainSize(x, err)
+	}
+	return x.created(blobPath(x.repository, digest), digest)
+}
+
+// finish takes what is left of a push and makes a blob of it.
+func (g *gateway) finish(ctx context.Context, x *exchange, p *push, digest string) error {
 	if err := p.prepareHash(digest); err != nil {
 		return err
 	}
 	if !x.body.ended() {
 		if err := g.receive(ctx, x, p); err != nil {
-			return g.explainSize(x, err)
+			return err
 		}
 	}
-	if err := g.commit(ctx, p, digest); err != nil {
-		return g.explainSize(x, err)
-	}
-	return x.created(blobPath(x.repository, digest), digest)
+	return g.commit(ctx, p, digest)
 }
 
 // finishAgain answers a PUT that was carried out before: the client, or a
@@ -219,15 +232,8 @@ func (g *gateway) pushWhole(ctx context.Context, x *exchange, digest string) err
 		return err
 	}
 	p := &push{repository: x.repository}
-	if err := p.prepareHash(digest); err != nil {
-		return err
-	}
-	err := g.receive(ctx, x, p)
-	if err == nil {
-		err = g.commit(ctx, p, digest)
-	}
-	if err != nil {
-		g.abandon(ctx, p)
+	if err := g.finish(ctx, x, p, digest); err != nil {
+		g.abandon(ctx, p.repository, p.uploadID)
 		return err
 	}
 	return x.created(blobPath(x.repository, digest), digest)
@@ -236,15 +242,15 @@ func (g *gateway) pushWhole(ctx context.Context, x *exchange, digest string) err
 // abandonTime bounds the clean-up after a failed push.
 const abandonTime = 5 * time.Second
 
-// abandon drops an upload that nobody will go on with, even if the client is gone
-// by now. If that fails, the upload expires.
-func (g *gateway) abandon(ctx context.Context, p *push) {
-	if p.uploadID == "" {
+// abandon drops an upload, if there is one, that nobody will go on with, even if
+// the client is gone by now. If that fails, the upload expires.
+func (g *gateway) abandon(ctx context.Context, repository, id string) {
+	if id == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	if err := g.metadata.CancelUpload(ctx, p.repository, p.uploadID); err != nil {
-		g.cfg.Logger.Debug().Err(err).Str("repository", p.repository).Str("upload", p.uploadID).Msg("upload left to expire")
+	if err := g.metadata.CancelUpload(ctx, repository, id); err != nil {
+		g.cfg.Logger.Debug().Err(err).Str("repository", repository).Str("upload", id).Msg("upload left to expire")
 	}
 }

@@ -1,0 +1,531 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"sync"
+
+	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/metadata"
+	"github.com/atollregistry/atoll/proto"
+)
+
+// memoryMetadata is Metadata in maps, with the rules of the state machine that
+// the gateway relies on.
+type memoryMetadata struct {
+	mu           sync.Mutex
+	repositories map[string]*memoryRepository
+	blobs        map[string]*proto.Blob
+	uploads      map[string]*proto.Upload
+	created      int
+	// calls counts calls by method.
+	calls map[string]int
+	// fail, if set, may make a method fail before it does anything.
+	fail map[string]error
+}
+
+type memoryRepository struct {
+	links     map[string]bool
+	manifests map[string]*proto.Manifest
+	stored    map[string]*proto.Blob // of manifests stored as blobs
+	tags      map[string]string
+}
+
+func newMemoryMetadata() *memoryMetadata {
+	return &memoryMetadata{
+		repositories: map[string]*memoryRepository{}, blobs: map[string]*proto.Blob{}, uploads: map[string]*proto.Upload{},
+		calls: map[string]int{}, fail: map[string]error{},
+	}
+}
+
+// enter locks and counts; the caller unlocks.
+func (m *memoryMetadata) enter(method string) (unlock func(), err error) {
+	m.mu.Lock()
+	m.calls[method]++
+	if err := m.fail[method]; err != nil {
+		m.mu.Unlock()
+		return nil, err
+	}
+	return m.mu.Unlock, nil
+}
+
+func (m *memoryMetadata) count(method string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls[method]
+}
+
+func (m *memoryMetadata) setFailure(method string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail[method] = err
+}
+
+func (m *memoryMetadata) upload(id string) *proto.Upload {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.uploads[id]
+}
+
+func (m *memoryMetadata) repository(name string) (*memoryRepository, error) {
+	if r := m.repositories[name]; r != nil {
+		return r, nil
+	}
+	return nil, metadata.ErrRepositoryUnknown
+}
+
+func (m *memoryMetadata) make(name string) *memoryRepository {
+	if m.repositories[name] == nil {
+		m.repositories[name] = &memoryRepository{
+			links: map[string]bool{}, manifests: map[string]*proto.Manifest{}, stored: map[string]*proto.Blob{}, tags: map[string]string{},
+		}
+	}
+	return m.repositories[name]
+}
+
+func (m *memoryMetadata) linked(repository, digest string) (*proto.Blob, error) {
+	r, err := m.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	if !r.links[digest] {
+		return nil, metadata.ErrBlobUnknown
+	}
+	return m.blobs[digest], nil
+}
+
+func (m *memoryMetadata) Blob(_ context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enter("Blob")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return m.linked(repository, digest)
+}
+
+func (m *memoryMetadata) MountBlob(_ context.Context, repository, from, digest string) error {
+	unlock, err := m.enter("MountBlob")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := m.linked(from, digest); err != nil {
+		return err
+	}
+	m.make(repository).links[digest] = true
+	return nil
+}
+
+func (m *memoryMetadata) DeleteBlob(_ context.Context, repository, digest string) error {
+	unlock, err := m.enter("DeleteBlob")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := m.linked(repository, digest); err != nil {
+		return err
+	}
+	delete(m.repositories[repository].links, digest)
+	return nil
+}
+
+func (m *memoryMetadata) CommitBlob(_ context.Context, c *proto.CommitBlob) error {
+	unlock, err := m.enter("CommitBlob")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	extents := slices.Clone(c.Extents)
+	if c.UploadId != "" {
+		upload := m.uploads[c.UploadId]
+		if upload == nil || upload.Repository != c.Repository {
+			return metadata.ErrUploadUnknown
+		}
+		if upload.FinishedDigest == c.Digest {
+			return nil
+		}
+		if upload.FinishedDigest != "" {
+			return metadata.ErrUploadFinished
+		}
+		if upload.Size != c.ExpectedSize {
+			return &metadata.UploadSizeError{Size: upload.Size}
+		}
+		extents = append(slices.Clone(upload.Extents), extents...)
+		upload.FinishedDigest = c.Digest
+	} else if c.ExpectedSize != 0 {
+		return metadata.ErrInvalid
+	}
+	if sumSizes(extents) != c.Size {
+		return fmt.Errorf("extents have %d bytes, blob %d: %w", sumSizes(extents), c.Size, metadata.ErrInvalid)
+	}
+	if m.blobs[c.Digest] == nil {
+		m.blobs[c.Digest] = &proto.Blob{Digest: c.Digest, Size: c.Size, Extents: extents}
+	}
+	m.make(c.Repository).links[c.Digest] = true
+	return nil
+}
+
+func sumSizes(extents []*proto.Extent) (size uint64) {
+	for _, extent := range extents {
+		size += extent.Size
+	}
+	return size
+}
+
+func (m *memoryMetadata) CreateUpload(_ context.Context, repository string) (*proto.Upload, error) {
+	unlock, err := m.enter("CreateUpload")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	m.created++
+	upload := &proto.Upload{Id: fmt.Sprintf("upload-%d", m.created), Repository: repository}
+	m.uploads[upload.Id] = upload
+	return copyUpload(upload), nil
+}
+
+func copyUpload(u *proto.Upload) *proto.Upload {
+	return &proto.Upload{
+		Id: u.Id, Repository: u.Repository, Size: u.Size, FinishedDigest: u.FinishedDigest,
+		Extents: slices.Clone(u.Extents), HashStates: slices.Clone(u.HashStates),
+	}
+}
+
+func (m *memoryMetadata) find(repository, id string) (*proto.Upload, error) {
+	upload := m.uploads[id]
+	if upload == nil || upload.Repository != repository {
+		return nil, metadata.ErrUploadUnknown
+	}
+	return upload, nil
+}
+
+func (m *memoryMetadata) Upload(_ context.Context, repository, id string) (*proto.Upload, error) {
+	unlock, err := m.enter("Upload")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	upload, err := m.find(repository, id)
+	if err != nil {
+		return nil, err
+	}
+	return copyUpload(upload), nil
+}
+
+func (m *memoryMetadata) ExtendUpload(_ context.Context, e *proto.ExtendUpload) error {
+	unlock, err := m.enter("ExtendUpload")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	upload, err := m.find(e.Repository, e.Id)
+	if err != nil {
+		return err
+	}
+	if upload.FinishedDigest != "" {
+		return metadata.ErrUploadFinished
+	}
+	if upload.Size != e.ExpectedSize {
+		return &metadata.UploadSizeError{Size: upload.Size}
+	}
+	upload.Extents = append(upload.Extents, e.Extents...)
+	upload.Size += sumSizes(e.Extents)
+	upload.HashStates = e.HashStates
+	return nil
+}
+
+func (m *memoryMetadata) CancelUpload(_ context.Context, repository, id string) error {
+	unlock, err := m.enter("CancelUpload")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := m.find(repository, id); err != nil {
+		return err
+	}
+	delete(m.uploads, id)
+	return nil
+}
+
+func (m *memoryMetadata) manifest(repository, digest string) (*proto.Manifest, error) {
+	r, err := m.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	if manifest := r.manifests[digest]; manifest != nil {
+		return manifest, nil
+	}
+	return nil, metadata.ErrManifestUnknown
+}
+
+func (m *memoryMetadata) Manifest(_ context.Context, repository, digest string) (*proto.Manifest, error) {
+	unlock, err := m.enter("Manifest")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return m.manifest(repository, digest)
+}
+
+func (m *memoryMetadata) ManifestByTag(_ context.Context, repository, tag string) (*proto.Manifest, error) {
+	unlock, err := m.enter("ManifestByTag")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r, err := m.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	if r.tags[tag] == "" {
+		return nil, metadata.ErrTagUnknown
+	}
+	return m.manifest(repository, r.tags[tag])
+}
+
+func (m *memoryMetadata) ManifestBlob(_ context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enter("ManifestBlob")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := m.manifest(repository, digest); err != nil {
+		return nil, err
+	}
+	return m.repositories[repository].stored[digest], nil
+}
+
+func (m *memoryMetadata) PutManifest(_ context.Context, put *proto.PutManifest) error {
+	unlock, err := m.enter("PutManifest")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var missing []string
+	for _, d := range put.Manifest.Blobs {
+		if _, err := m.linked(put.Repository, d.Digest); err != nil {
+			missing = append(missing, d.Digest)
+		}
+	}
+	if missing != nil {
+		return &metadata.ReferenceUnknownError{Digests: missing}
+	}
+	if put.Manifest.StoredAsBlob == (len(put.Manifest.Content) > 0) {
+		return metadata.ErrInvalid
+	}
+	r := m.make(put.Repository)
+	r.manifests[put.Manifest.Digest] = put.Manifest
+	if put.Manifest.StoredAsBlob {
+		r.stored[put.Manifest.Digest] = &proto.Blob{Digest: put.Manifest.Digest, Size: put.Manifest.Size, Extents: put.Extents}
+	}
+	for _, tag := range put.Tags {
+		r.tags[tag] = put.Manifest.Digest
+	}
+	return nil
+}
+
+func (m *memoryMetadata) DeleteManifest(_ context.Context, repository, digest string) error {
+	unlock, err := m.enter("DeleteManifest")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := m.manifest(repository, digest); err != nil {
+		return err
+	}
+	r := m.repositories[repository]
+	delete(r.manifests, digest)
+	for tag, target := range r.tags {
+		if target == digest {
+			delete(r.tags, tag)
+		}
+	}
+	return nil
+}
+
+func (m *memoryMetadata) DeleteTag(_ context.Context, repository, tag string) error {
+	unlock, err := m.enter("DeleteTag")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := m.repository(repository)
+	if err != nil {
+		return err
+	}
+	if r.tags[tag] == "" {
+		return metadata.ErrTagUnknown
+	}
+	delete(r.tags, tag)
+	return nil
+}
+
+func pageOf[V any](entries map[string]V, after string, limit int) (names []string, more bool) {
+	for name := range entries {
+		if name > after {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	if len(names) > limit {
+		return names[:limit], true
+	}
+	return names, false
+}
+
+func (m *memoryMetadata) Tags(_ context.Context, repository, after string, limit int) ([]string, bool, error) {
+	unlock, err := m.enter("Tags")
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	r, err := m.repository(repository)
+	if err != nil {
+		return nil, false, err
+	}
+	tags, more := pageOf(r.tags, after, limit)
+	return tags, more, nil
+}
+
+func (m *memoryMetadata) Repositories(_ context.Context, after string, limit int) ([]string, bool, error) {
+	unlock, err := m.enter("Repositories")
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	repositories, more := pageOf(m.repositories, after, limit)
+	return repositories, more, nil
+}
+
+func (m *memoryMetadata) Referrers(_ context.Context, repository, subject string) ([]*proto.Manifest, error) {
+	unlock, err := m.enter("Referrers")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r, err := m.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	var referrers []*proto.Manifest
+	for _, manifest := range r.manifests {
+		if manifest.Subject == subject {
+			referrers = append(referrers, manifest)
+		}
+	}
+	return referrers, nil
+}
+
+// memoryBlobs is Blobs in a map from extent id to bytes.
+type memoryBlobs struct {
+	mu      sync.Mutex
+	extents map[string][]byte
+	// extentBytes is how long an extent is, so that small blobs have several.
+	extentBytes int
+	// appendErr and readErr make the methods fail; readErrAfter lets Read's reader
+	// fail after so many bytes, if not negative.
+	appendErr, readErr error
+	readErrAfter       int
+}
+
+func newMemoryBlobs() *memoryBlobs {
+	return &memoryBlobs{extents: map[string][]byte{}, extentBytes: 1 << 20, readErrAfter: -1}
+}
+
+// failReads makes what Read opens fail after so many bytes.
+func (b *memoryBlobs) failReads(err error, after int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.readErr, b.readErrAfter = err, after
+}
+
+func (b *memoryBlobs) store(content []byte) *proto.Extent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id := fmt.Sprintf("extent-%d", len(b.extents))
+	b.extents[id] = slices.Clone(content)
+	return &proto.Extent{Id: []byte(id), Size: uint64(len(content))}
+}
+
+func (b *memoryBlobs) Append(
+	ctx context.Context, from blobstore.Progress, r io.Reader, record func(context.Context, blobstore.Recorded) error,
+) (blobstore.Progress, []*proto.Extent, uint64, error) {
+	b.mu.Lock()
+	failure := b.appendErr
+	b.mu.Unlock()
+	to, tailFrom := from, from.Size
+	var tail []*proto.Extent
+	for buffer := make([]byte, b.extentBytes); ; {
+		n, err := io.ReadFull(r, buffer)
+		if err != nil && !errors.Is(err, io.EOF) && err != io.ErrUnexpectedEOF { //nolint:errorlint // Exactly what ReadFull returns: the body's own error is wrapped.
+			return from, nil, 0, fmt.Errorf("read: %w", err)
+		}
+		if failure != nil && (n > 0 || err != nil) {
+			return from, nil, 0, failure
+		}
+		if n > 0 {
+			if len(tail) > 0 && record != nil { // There is more, so what was last is full.
+				done := blobstore.Recorded{ExpectedSize: tailFrom, Extents: tail, Progress: to}
+				if err := record(ctx, done); err != nil {
+					return from, nil, 0, fmt.Errorf("record: %w", err)
+				}
+				tail, tailFrom = nil, to.Size
+			}
+			tail = append(tail, b.store(buffer[:n]))
+			to.Size += uint64(n)
+			to.Hashes = advance(to.Hashes, buffer[:n])
+		}
+		if err != nil {
+			return to, tail, tailFrom, nil
+		}
+	}
+}
+
+// advance adds bytes to running hashes; SHA-256 is always kept.
+func advance(states []*proto.HashState, content []byte) (advanced []*proto.HashState) {
+	if len(states) == 0 {
+		start, _ := sha256.New().(encoding.BinaryMarshaler).MarshalBinary()
+		states = []*proto.HashState{{Algorithm: "sha256", State: start}}
+	}
+	for _, state := range states {
+		running := newHash(state.Algorithm)
+		if err := running.(encoding.BinaryUnmarshaler).UnmarshalBinary(state.State); err != nil {
+			panic(err)
+		}
+		running.Write(content)
+		next, _ := running.(encoding.BinaryMarshaler).MarshalBinary()
+		advanced = append(advanced, &proto.HashState{Algorithm: state.Algorithm, State: next})
+	}
+	return advanced
+}
+
+func (b *memoryBlobs) Read(_ context.Context, extents []*proto.Extent, offset, length uint64) (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.readErr != nil && b.readErrAfter < 0 {
+		return nil, b.readErr
+	}
+	var all []byte
+	for _, extent := range extents {
+		all = append(all, b.extents[string(extent.Id)]...)
+	}
+	if offset+length > uint64(len(all)) {
+		return nil, blobstore.ErrInvalid
+	}
+	part := all[offset : offset+length]
+	if b.readErr != nil {
+		return io.NopCloser(io.MultiReader(bytes.NewReader(part[:b.readErrAfter]), failingReader{b.readErr})), nil
+	}
+	return io.NopCloser(bytes.NewReader(part)), nil
+}
+
+type failingReader struct{ err error }
+
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
