@@ -357,9 +357,7 @@ func TestEveryCallMayFail(t *testing.T) {
 		rests bool
 	}{
 		{syscall.EIO, ErrDisk, true},
-		{syscall.EROFS, ErrDisk, true},
 		{syscall.ENOSPC, ErrNoSpace, false},
-		{syscall.EDQUOT, ErrNoSpace, false},
 	}
 	for _, test := range tests {
 		t.Run(test.fault.Error(), func(t *testing.T) {
@@ -400,6 +398,20 @@ func TestEveryCallMayFail(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDiskBlamesTheRightOne(t *testing.T) {
+	d := openTestDisk(t, diskConfig(t.TempDir()))
+	for fault, want := range map[error]error{
+		syscall.EIO: ErrDisk, syscall.EROFS: ErrDisk, syscall.EUCLEAN: ErrDisk, fs.ErrClosed: ErrDisk,
+		syscall.ENOSPC: ErrNoSpace, syscall.EDQUOT: ErrNoSpace, syscall.EMFILE: ErrBusy, syscall.ENFILE: ErrBusy,
+	} {
+		d.failed.Store(0)
+		err := d.fault(&os.PathError{Op: "write", Path: "shard", Err: fault})
+		if !errors.Is(err, want) || d.resting() != (want == ErrDisk) {
+			t.Errorf("%v: got %v, the disk rests: %v", fault, err, d.resting())
+		}
 	}
 }
 

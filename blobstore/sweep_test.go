@@ -1,0 +1,241 @@
+package blobstore
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// testCatalog knows extents by the first byte of their ids.
+type testCatalog struct {
+	mu        sync.Mutex
+	live      map[byte]bool
+	err       error
+	short     bool
+	questions int
+}
+
+func (c *testCatalog) LiveExtents(_ context.Context, ids [][]byte) ([]bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.questions++
+	if c.err != nil {
+		return nil, c.err
+	}
+	answers := make([]bool, len(ids))
+	for i, id := range ids {
+		answers[i] = c.live[id[0]]
+	}
+	if c.short {
+		answers = answers[1:]
+	}
+	return answers, nil
+}
+
+func (c *testCatalog) set(live ...byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = make(map[byte]bool)
+	for _, extent := range live {
+		c.live[extent] = true
+	}
+}
+
+// sweepBench is a sweep with a clock that only the test moves.
+type sweepBench struct {
+	*sweep
+	disk    *Disk
+	catalog *testCatalog
+	clock   time.Time
+}
+
+// newSweepBench has a disk with shards of the extents 1 to 4.
+func newSweepBench(t *testing.T) *sweepBench {
+	cfg := diskConfig(t.TempDir())
+	cfg.SweepGrace = time.Hour
+	b := &sweepBench{disk: openTestDisk(t, cfg), catalog: &testCatalog{}, clock: time.Now()}
+	b.sweep = newSweep(cfg, b.disk, b.catalog)
+	b.sweep.now = func() time.Time { return b.clock }
+	for extent := byte(1); extent <= 4; extent++ {
+		if _, err := newShardContent(t, extent, 16, 40).write(b.disk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+func (b *sweepBench) mustRound(t *testing.T) swept {
+	t.Helper()
+	done, err := b.round(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+// left returns the extents that have a shard.
+func (b *sweepBench) left(t *testing.T) []byte {
+	t.Helper()
+	left := make(map[byte]bool)
+	for folder := range shardFolders {
+		if err := b.disk.list(byte(folder), func(ids []shardID) error {
+			for _, id := range ids {
+				left[id.extent[0]] = true
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return slices.Sorted(maps.Keys(left))
+}
+
+func TestSweepRemovesWhatNoRecordNames(t *testing.T) {
+	b := newSweepBench(t)
+	b.catalog.set(1, 3)
+	if done := b.mustRound(t); done != (swept{shards: 4, suspects: 2}) {
+		t.Errorf("first round: %+v", done)
+	}
+	b.clock = b.clock.Add(time.Hour - time.Second)
+	if done := b.mustRound(t); done != (swept{shards: 4, suspects: 2}) {
+		t.Errorf("within the grace: %+v", done)
+	}
+	b.clock = b.clock.Add(time.Second)
+	if done := b.mustRound(t); done != (swept{shards: 4, removed: 2}) {
+		t.Errorf("after the grace: %+v", done)
+	}
+	if left := b.left(t); !slices.Equal(left, []byte{1, 3}) {
+		t.Errorf("left are %v", left)
+	}
+	if done := b.mustRound(t); done != (swept{shards: 2}) {
+		t.Errorf("last round: %+v", done)
+	}
+}
+
+// TestSweepSparesWhatWasRecordedMeanwhile: a record that comes late, but within
+// the grace, saves the shard, and the grace begins anew when it goes again.
+func TestSweepSparesWhatWasRecordedMeanwhile(t *testing.T) {
+	b := newSweepBench(t)
+	b.catalog.set(1, 2, 3)
+	b.mustRound(t)
+	b.catalog.set(1, 2, 3, 4)
+	b.clock = b.clock.Add(2 * time.Hour)
+	b.mustRound(t)
+	b.catalog.set(1, 2, 3)
+	b.clock = b.clock.Add(2 * time.Hour)
+	if done := b.mustRound(t); done != (swept{shards: 4, suspects: 1}) {
+		t.Errorf("got %+v", done)
+	}
+	if left := b.left(t); len(left) != 4 {
+		t.Errorf("left are %v", left)
+	}
+}
+
+// TestSweepNeedsTwoSightings: however old its file is, a shard that is seen without
+// a record for the first time stays. Its record may be on its way, on a machine
+// that slept for a day.
+func TestSweepNeedsTwoSightings(t *testing.T) {
+	b := newSweepBench(t)
+	b.clock = b.clock.Add(24 * time.Hour)
+	if done := b.mustRound(t); done.removed != 0 {
+		t.Errorf("got %+v", done)
+	}
+}
+
+// TestSweepWithoutAnswersRemovesNothing: no answer is not a no.
+func TestSweepWithoutAnswersRemovesNothing(t *testing.T) {
+	b := newSweepBench(t)
+	b.mustRound(t)
+	b.clock = b.clock.Add(2 * time.Hour)
+	b.catalog.err = errors.New("no quorum")
+	if _, err := b.round(context.Background()); !errors.Is(err, b.catalog.err) {
+		t.Errorf("got %v", err)
+	}
+	b.catalog.err, b.catalog.short = nil, true
+	if _, err := b.round(context.Background()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("too few answers: got %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := b.round(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v", err)
+	}
+	if left := b.left(t); len(left) != 4 {
+		t.Errorf("left are %v", left)
+	}
+}
+
+// TestSweepLeavesWritesAlone: a shard that is being written has no place among
+// the shards yet.
+func TestSweepLeavesWritesAlone(t *testing.T) {
+	b := newSweepBench(t)
+	s := newShardContent(t, 9, 16, 40)
+	w, err := b.disk.Create(s.header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	if err := w.Write(s.data); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		b.mustRound(t)
+		b.clock = b.clock.Add(2 * time.Hour)
+	}
+	if left := b.left(t); len(left) != 0 {
+		t.Errorf("left are %v", left)
+	}
+	if _, err := w.Commit(s.trailer()); err != nil {
+		t.Fatal(err)
+	}
+	b.mustRound(t)
+	if err := s.check(b.disk, 0, 3); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSweepBoundsItsMemory: suspects beyond the bound wait for their turn.
+func TestSweepBoundsItsMemory(t *testing.T) {
+	b := newSweepBench(t)
+	b.count = maxSuspects - 1
+	if b.mustRound(t); b.count != maxSuspects {
+		t.Fatalf("%d suspects, the bound is %d", b.count, maxSuspects)
+	}
+	b.clock = b.clock.Add(2 * time.Hour)
+	for round := range 4 {
+		if done := b.mustRound(t); done.removed == 0 && round == 0 {
+			t.Errorf("got %+v", done)
+		}
+		b.clock = b.clock.Add(2 * time.Hour)
+	}
+	if left := b.left(t); len(left) != 0 {
+		t.Errorf("left are %v", left)
+	}
+}
+
+func TestSweepRuns(t *testing.T) {
+	cfg := diskConfig(t.TempDir())
+	cfg.SweepGrace, cfg.SweepInterval = 0, time.Millisecond
+	d, catalog := openTestDisk(t, cfg), &testCatalog{}
+	catalog.set(1)
+	for extent := byte(1); extent <= 2; extent++ {
+		if _, err := newShardContent(t, extent, 16, 40).write(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- newSweep(cfg, d, catalog).Run(ctx) }()
+	waitFor(t, "the sweep", func() bool { return !d.Has(testExtentID(2), 1) })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if !d.Has(testExtentID(1), 1) {
+		t.Error("a shard with a record is gone")
+	}
+}
