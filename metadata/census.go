@@ -28,13 +28,13 @@ func (s *Store) Census(ctx context.Context, unhealthy func(nodeID string) bool) 
 		}
 	}
 	for _, source := range sources {
-		span := span{prefix: source.prefix}
+		keys := span{prefix: source.prefix}
 		for more := true; more; {
 			if err := ctx.Err(); err != nil {
 				return 0, 0, 0, err
 			}
 			err := s.machine.view(func(v view) error {
-				span.after, more, err = census.page(v, source, span)
+				keys.after, more, err = census.page(v, source, keys)
 				return err
 			})
 			if err != nil {
@@ -100,18 +100,21 @@ func (n *census) extent(v view, source censusSource, id []byte) error {
 	if digest == "" || n.reason(record.GetExtent()) != source.holder {
 		return nil
 	}
-	blob, err := v.blob(digest)
-	if err != nil {
+	var blob proto.BlobRecord
+	if err := v.mustRecord(bucketBlobs, keyOf(digest), &blob); err != nil {
 		return err
 	}
 	first, lost := true, false
-	for _, extent := range blob.GetExtents() {
-		missing := n.missing(extent)
-		if missing > 0 && first && !bytes.Equal(extent.GetId(), id) {
+	for _, other := range blob.GetExtentIds() {
+		if err := v.mustRecord(bucketExtents, other, &record); err != nil {
+			return err
+		}
+		missing := n.missing(record.GetExtent())
+		if missing > 0 && first && !bytes.Equal(other, id) {
 			return nil
 		}
 		first = first && missing == 0
-		lost = lost || missing > int(extent.GetLayout().GetParityShards())
+		lost = lost || missing > int(record.GetExtent().GetLayout().GetParityShards())
 	}
 	if lost {
 		n.lost++

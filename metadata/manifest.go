@@ -42,7 +42,8 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 		if err := c.dropReferrer(repository, &old); err != nil {
 			return err
 		}
-	} else if err := c.storeManifest(command); err != nil {
+	}
+	if err := c.storeManifest(command, header.GetStoredAsBlob(), known); err != nil {
 		return err
 	}
 	if err := c.put(bucketManifests, keyOf(repository, header.GetDigest()), header); err != nil {
@@ -130,14 +131,18 @@ func (c *change) checkReferences(repository string, manifest *proto.Manifest) er
 	}}
 }
 
-// storeManifest stores the bytes of a manifest that is new in the repository.
-func (c *change) storeManifest(command *proto.PutManifest) error {
+// storeManifest stores the manifest's bytes, in their record or in a blob. The
+// blob of a known manifest is looked at again: it may need the new shards.
+func (c *change) storeManifest(command *proto.PutManifest, asBlob, known bool) error {
 	manifest := command.GetManifest()
-	if !manifest.GetStoredAsBlob() {
+	switch {
+	case !asBlob && known, asBlob && !manifest.GetStoredAsBlob():
+		return nil // the bytes are there
+	case !asBlob:
 		return c.putValue(bucketManifestContents, keyOf(command.GetRepository(), manifest.GetDigest()), manifest.GetContent())
 	}
 	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents()}
-	if err := c.storeBlob(content); err != nil {
+	if err := c.storeBlob(content); err != nil || known {
 		return err
 	}
 	return c.addReference(manifest.GetDigest())
