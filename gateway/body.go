@@ -42,8 +42,9 @@ func newBody(r *http.Request, control *http.ResponseController, idle time.Durati
 		b.source, b.err = http.NoBody, io.EOF
 		return b
 	}
-	// net/http itself reads some of a body that no handler wants: see that it ends.
-	b.arm()
+	// net/http reads some of a body that no handler wants before it sends the reply.
+	// See that this ends, and in time for the reply, which may take idle as well.
+	_ = control.SetReadDeadline(now().Add(idle / 2))
 	return b
 }
 

@@ -463,8 +463,9 @@ func (b *memoryBlobs) Append(
 	to, tailFrom := from, from.Size
 	var tail []*proto.Extent
 	for buffer := make([]byte, b.extentBytes); ; {
+		// Not errors.Is: a body that broke off wraps what ReadFull returns at the end.
 		n, err := io.ReadFull(r, buffer)
-		if err != nil && !errors.Is(err, io.EOF) && err != io.ErrUnexpectedEOF { //nolint:errorlint // Exactly what ReadFull returns: the body's own error is wrapped.
+		if err != nil && !errors.Is(err, io.EOF) && err != io.ErrUnexpectedEOF {
 			return from, nil, 0, fmt.Errorf("read: %w", err)
 		}
 		if failure != nil && (n > 0 || err != nil) {

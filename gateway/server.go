@@ -1,7 +1,7 @@
 package gateway
 
 import (
-	"log"
+	"log" //nolint:depguard // http.Server takes no other logger; errorLog passes everything on.
 	"net/http"
 	"time"
 

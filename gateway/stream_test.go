@@ -190,6 +190,42 @@ func TestRefusalOfExpectedBody(t *testing.T) {
 	}
 }
 
+// TestRefusalOverHTTP2: a stream is refused without harm to its connection.
+func TestRefusalOverHTTP2(t *testing.T) {
+	handler := New(Config{}, newMemoryMetadata(), newMemoryBlobs())
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = NewServer(handler, zerolog.Nop())
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	r := &registry{t: t, server: server}
+	for range 3 {
+		response := r.want(http.StatusNotFound, http.MethodPatch, "/v2/a/blobs/uploads/none", &endless{})
+		if response.ProtoMajor != 2 {
+			t.Errorf("over %s", response.Proto)
+		}
+	}
+	digest := r.push("a", "hello")
+	r.want(http.StatusOK, http.MethodGet, "/v2/a/blobs/"+digest, nil)
+}
+
+// TestUnwantedBody: a body that nothing asks for does not hold up the reply for
+// longer than a client may be silent.
+func TestUnwantedBody(t *testing.T) {
+	r := newRegistry(t, Config{IdleTimeout: 200 * time.Millisecond})
+	for _, line := range []string{"GET /v2/", "POST /v2/a/blobs/uploads/"} {
+		_, reader := r.dial(line + " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode >= 300 {
+			t.Errorf("%s: got %d", line, response.StatusCode)
+		}
+	}
+}
+
 // TestReadErrorBeforeTheFirstByte is told as an error, without the headers of the
 // blob; TestReadErrorInTheMiddle breaks the connection.
 func TestReadErrorBeforeTheFirstByte(t *testing.T) {
