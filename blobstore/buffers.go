@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/mem"
@@ -25,6 +26,8 @@ type buffers struct {
 	budget      *semaphore.Weighted
 	budgetBytes int64
 	idle        sync.Map // Size in bytes -> *sync.Pool of *[]byte.
+	// used is the bytes handed out, those outside of the budget included.
+	used atomic.Int64
 }
 
 func newBuffers(budgetBytes int64) *buffers {
@@ -62,6 +65,7 @@ func (b *buffers) charge(bytes int) int64 {
 func (b *buffers) newBuffer(bytes int, charge int64) *buffer {
 	size := roundBuffer(bytes)
 	memory := b.pool(size).Get().(*[]byte)
+	b.used.Add(int64(size))
 	*memory = (*memory)[:bytes]
 	buf := &buffer{data: *memory, owner: b, charge: charge, size: size}
 	buf.shared = mem.NewBuffer(memory, buf)
@@ -121,6 +125,7 @@ func (b *buffer) Get(length int) *[]byte { return mem.DefaultBufferPool().Get(le
 func (b *buffer) Put(memory *[]byte) {
 	*memory = (*memory)[:b.size]
 	b.owner.pool(b.size).Put(memory)
+	b.owner.used.Add(-int64(b.size))
 	if b.charge > 0 {
 		b.owner.budget.Release(b.charge)
 	}

@@ -101,6 +101,9 @@ func TestBuffersWait(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if used := b.used.Load(); used != 0 {
+		t.Errorf("%d bytes are in use", used)
+	}
 	if whole := b.tryAcquire(1 << 20); whole == nil {
 		t.Error("the budget did not come back whole")
 	}

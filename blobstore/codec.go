@@ -44,9 +44,13 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 	head = protowire.AppendTag(head, dataField, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(size))
-	f.data.Ref()
-	encoded := make(mem.BufferSlice, 0, 1+len(f.data))
-	return append(append(encoded, mem.SliceBuffer(head)), f.data...), nil
+	encoded := append(mem.BufferSlice{mem.SliceBuffer(head)}, f.data...)
+	if f.handOver {
+		f.data = nil
+	} else {
+		f.data.Ref()
+	}
+	return encoded, nil
 }
 
 // Unmarshal decodes a message. A frame holds on to the buffers with its bulk; all
@@ -76,6 +80,10 @@ type frame struct {
 	// data is owned by the frame. Sending takes references of its own, so after
 	// sending, as after use of what was received, free it once.
 	data mem.BufferSlice
+	// handOver is for the answer to a unary call, which nobody has in hand after it
+	// was sent: sending it, which is possible once, gives the frame's own references
+	// away.
+	handOver bool
 }
 
 // free gives up the frame's hold on its data.

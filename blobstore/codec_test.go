@@ -96,6 +96,20 @@ func TestCodecSendsProtobuf(t *testing.T) {
 	}
 }
 
+// TestCodecHandsOver: nobody frees an answer after it was sent.
+func TestCodecHandsOver(t *testing.T) {
+	pool := &countingPool{}
+	f := &frame{message: &proto.ReadShardResponse{}, data: split([]byte("some cells"), pool, rand.New(rand.NewPCG(1, 2))), handOver: true}
+	encoded, err := Codec().Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded.Free()
+	if pool.used != 0 {
+		t.Errorf("%d buffers were not freed", pool.used)
+	}
+}
+
 // TestCodecTakesProtobuf: what protobuf sends, a frame understands, however the
 // bytes come in.
 func TestCodecTakesProtobuf(t *testing.T) {

@@ -88,8 +88,9 @@ func (s *server) readShard(ctx context.Context, request *proto.ReadShardRequest)
 		return nil, err
 	}
 	return &frame{
-		message: &proto.ReadShardResponse{CellChecksums: checksums},
-		data:    mem.BufferSlice{answer.share(0, len(answer.data))},
+		message:  &proto.ReadShardResponse{CellChecksums: checksums},
+		data:     mem.BufferSlice{answer.share(0, len(answer.data))},
+		handOver: true,
 	}, nil
 }
 

@@ -359,6 +359,7 @@ func TestServerUnderLoad(t *testing.T) {
 		})
 	}
 	all.Wait()
+	waitFor(t, "the buffers to come back", func() bool { return s.server.buffers.used.Load() == 0 })
 	if _, unfinished := diskFiles(t, s.disk); len(unfinished) > 0 {
 		t.Errorf("left behind: %v", unfinished)
 	}
@@ -411,4 +412,3 @@ func BenchmarkReadShard(b *testing.B) {
 		f.free()
 	}
 }
-
