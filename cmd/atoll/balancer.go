@@ -19,8 +19,11 @@ const (
 	// next is tried.
 	dialTimeout = time.Second
 	// clientLinger is how long a client may go on sending to a node that has said
-	// its last word.
-	clientLinger = 10 * time.Second
+	// its last word. Closing at once could cost the client that last word.
+	clientLinger = 2 * time.Second
+	// passPiece is how many bytes are passed on between two notes that a connection
+	// is alive.
+	passPiece = 64 << 10
 	// acceptPause keeps a failing accept, as without file descriptors, from
 	// spinning.
 	acceptPause = 50 * time.Millisecond
@@ -34,16 +37,25 @@ type balancer struct {
 	targets []*target
 	turn    atomic.Uint64
 
-	mu    sync.Mutex
-	conns map[*net.TCPConn]struct{}
+	mu     sync.Mutex // guards relays
+	relays map[*relay]struct{}
+}
+
+// relay is one client's connection and the node's that it is passed on to.
+type relay struct {
+	client, node *net.TCPConn
+	// moved is when bytes last passed, Unix nanoseconds.
+	moved atomic.Int64
+	// answered is set once the node has said its last word and it was passed on.
+	answered atomic.Bool
 }
 
 func newBalancer(targets []*target) *balancer {
-	return &balancer{targets: targets, conns: map[*net.TCPConn]struct{}{}}
+	return &balancer{targets: targets, relays: map[*relay]struct{}{}}
 }
 
-// Run passes connections on until ctx ends, which breaks those that are left.
-// Closing the listener before lets them end by themselves.
+// Run passes connections on until the listener is closed and the last of them has
+// ended. The end of ctx closes the listener and breaks all connections.
 func (b *balancer) Run(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -63,7 +75,7 @@ func (b *balancer) Run(ctx context.Context, listener net.Listener) error {
 		}
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
-			<-ctx.Done()
+			running.Wait()
 			return nil
 		}
 		if err != nil {
@@ -76,40 +88,81 @@ func (b *balancer) Run(ctx context.Context, listener net.Listener) error {
 		}
 		running.Go(func() {
 			defer func() { <-slots }()
-			b.relay(ctx, conn.(*net.TCPConn))
+			b.serve(ctx, conn.(*net.TCPConn))
 		})
 	}
 }
 
-// relay connects a client with a node until both have said their last word.
-func (b *balancer) relay(ctx context.Context, client *net.TCPConn) {
-	defer b.track(client)()
+// serve connects a client with a node until both have said their last word.
+func (b *balancer) serve(ctx context.Context, client *net.TCPConn) {
+	defer client.Close()
 	node, err := b.dial(ctx)
 	if err != nil {
 		abort(client) // a client takes a reset for a failure that may pass
 		return
 	}
-	defer b.track(node)()
-	if ctx.Err() != nil { // abortAll may have come before track
+	defer node.Close()
+	r := &relay{client: client, node: node}
+	r.moved.Store(time.Now().UnixNano())
+	b.mu.Lock()
+	b.relays[r] = struct{}{}
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.relays, r)
+	}()
+	if ctx.Err() != nil { // abortAll may have come too early for this one
+		abort(client)
 		return
 	}
 	var both sync.WaitGroup
-	both.Go(func() {
-		if _, err := io.Copy(node, client); err != nil || node.CloseWrite() != nil {
-			abort(client, node)
-		}
-	})
-	both.Go(func() {
-		if _, err := io.Copy(client, node); err != nil || client.CloseWrite() != nil {
-			abort(client, node)
-			return
-		}
-		// The client learns that nothing more comes; most then hang up.
-		if err := client.SetReadDeadline(time.Now().Add(clientLinger)); err != nil {
-			abort(client, node)
-		}
-	})
+	both.Go(r.upstream)
+	both.Go(r.downstream)
 	both.Wait()
+}
+
+func (r *relay) upstream() {
+	if err := r.pass(r.node, r.client); err != nil && !r.answered.Load() {
+		abort(r.client, r.node)
+	}
+}
+
+func (r *relay) downstream() {
+	if err := r.pass(r.client, r.node); err != nil {
+		abort(r.client, r.node)
+		return
+	}
+	r.answered.Store(true)
+	_ = r.client.SetReadDeadline(time.Now().Add(clientLinger)) // fails only if it is closed already
+}
+
+// pass copies until the source has said its last word, and passes that on too.
+func (r *relay) pass(to, from *net.TCPConn) error {
+	for {
+		n, err := io.CopyN(to, from, passPiece) // inside the kernel, splice(2)
+		if n > 0 {
+			r.moved.Store(time.Now().UnixNano())
+		}
+		if errors.Is(err, io.EOF) {
+			return to.CloseWrite()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// busy counts the connections on which something has moved lately.
+func (b *balancer) busy(lately time.Duration) (count int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for r := range b.relays {
+		if time.Since(time.Unix(0, r.moved.Load())) < lately {
+			count++
+		}
+	}
+	return count
 }
 
 // dial connects to the next node in turn, and if that does not accept, at once
@@ -147,24 +200,11 @@ func (b *balancer) candidates() []*target {
 	return ordered
 }
 
-// track makes abortAll reach the connection until the returned function closes it.
-func (b *balancer) track(conn *net.TCPConn) (done func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.conns[conn] = struct{}{}
-	return func() {
-		conn.Close()
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.conns, conn)
-	}
-}
-
 func (b *balancer) abortAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for conn := range b.conns {
-		abort(conn)
+	for r := range b.relays {
+		abort(r.client, r.node)
 	}
 }
 

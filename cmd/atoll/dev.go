@@ -22,9 +22,16 @@ const (
 	// formingPatience is how long dev waits for the last nodes once the first is
 	// ready, before it says what to type next.
 	formingPatience = 30 * time.Second
+	// devIdle is how long nothing must have moved on a connection for it to count as
+	// idle.
+	devIdle = time.Second
 	// devStopTimeout is how long the nodes may take to stop before they are
-	// killed: devShutdownTimeout for their transfers, and the rest for what follows.
-	devStopTimeout = 25 * time.Second
+	// killed: devShutdownTimeout for transfers past the balancer, and the rest for
+	// what follows.
+	devStopTimeout = 20 * time.Second
+	// devDrainTimeout is how long clients may take to read what the nodes have sent
+	// them before they stopped.
+	devDrainTimeout = 10 * time.Second
 )
 
 // devConfig is what dev is told.
@@ -32,7 +39,8 @@ type devConfig struct {
 	// nodes is the number of nodes; 0 means as many as the folder has, or
 	// defaultDevNodes in a new one.
 	nodes int
-	// listen is the balancer's address.
+	// listen is the balancer's address; empty means the one of the last time, or
+	// defaultDevListen in a new folder.
 	listen string
 	// data is the folder for everything.
 	data string
@@ -66,7 +74,7 @@ Ctrl-C stops everything; the data stays in DIR for the next time.`,
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&cfg.nodes, "nodes", 0, fmt.Sprintf("number of nodes, 1 to %d (default: as many as the data folder has, or %d)", maxDevNodes, defaultDevNodes))
-	flags.StringVar(&cfg.listen, "listen", "127.0.0.1:5000", "address of the balancer; node i has its port + i, and its cluster and operations ports 100 and 200 above that")
+	flags.StringVar(&cfg.listen, "listen", "", "address of the balancer; node i has its port + i, and its cluster and operations ports 100 and 200 above that (default: as before, or "+defaultDevListen+")")
 	flags.StringVar(&cfg.data, "data", "./atoll-data", "data folder, made when absent")
 	flags.BoolVar(&cfg.json, "json", false, "print JSON lines, with all the nodes log")
 	return cmd
@@ -78,6 +86,8 @@ type dev struct {
 	report *devReport
 	plan   devPlan
 	nodes  []*devNode
+	// balancer is nil until the nodes have started.
+	balancer *balancer
 	// releaseChildren lets go of the thread that the children are tied to.
 	releaseChildren func()
 }
@@ -111,32 +121,29 @@ func (d *dev) Run(ctx context.Context) error {
 		targets = append(targets, n.target)
 	}
 	running.Go(func() { probeAll(background, targets) })
-	running.Go(func() { _ = newBalancer(targets).Run(background, listener) })
+	d.balancer = newBalancer(targets)
+	drained := make(chan struct{})
+	running.Go(func() {
+		defer close(drained)
+		_ = d.balancer.Run(background, listener) // never fails
+	})
 
 	err = d.form(ctx)
 	if err == nil {
 		err = d.watch(ctx)
 	}
 	listener.Close()
-	return errors.Join(err, d.stop())
+	err = errors.Join(err, d.stop())
+	select {
+	case <-drained:
+	case <-time.After(devDrainTimeout):
+	}
+	return err
 }
 
 // prepare checks and makes all that must be there before anything starts.
 func (d *dev) prepare() (release func(), listener net.Listener, err error) {
-	present, err := nodesIn(d.cfg.data)
-	if err != nil {
-		return nil, nil, err
-	}
-	count := d.cfg.nodes
-	if count == 0 {
-		if count = present; count == 0 {
-			count = defaultDevNodes
-		}
-	}
-	if count < present {
-		return nil, nil, fmt.Errorf("--nodes: %s holds the data of %d nodes, and a cluster must not lose any: start all of them, or choose another --data", d.cfg.data, present)
-	}
-	if d.plan, err = planDev(d.cfg.listen, d.cfg.data, count); err != nil {
+	if d.plan, err = d.cfg.plan(); err != nil {
 		return nil, nil, err
 	}
 	if err := os.MkdirAll(d.plan.dir, 0o700); err != nil {
@@ -241,11 +248,12 @@ func (d *dev) watch(ctx context.Context) error {
 	}
 }
 
-// stop ends all nodes at once and waits for them: transfers first, then, if one
-// takes too long, by kill -9, which costs no data.
+// stop lets running transfers finish, ends all nodes at once and waits for them. A
+// node that takes too long is killed, which costs no data.
 func (d *dev) stop() error {
 	d.report.quiet.Store(true)
-	d.report.event(zerolog.InfoLevel, "", "stopping: running transfers have "+devShutdownTimeout+" to finish (Ctrl-C again kills at once)")
+	d.report.event(zerolog.InfoLevel, "", fmt.Sprintf("stopping: running transfers have %s to finish (Ctrl-C again kills at once)", devShutdownTimeout))
+	d.waitIdle()
 	ctx, cancel := context.WithTimeout(context.Background(), devStopTimeout)
 	defer cancel()
 	faults := make([]error, len(d.nodes))
@@ -256,4 +264,23 @@ func (d *dev) stop() error {
 	all.Wait()
 	d.report.event(zerolog.InfoLevel, "", "stopped; the data stays in "+d.plan.dir)
 	return errors.Join(faults...)
+}
+
+// waitIdle waits until nothing moves through the balancer. Each node finishes its
+// own transfers when it is told to stop, but a node that has none would be gone at
+// once, and with it the shards that the others still send to their clients.
+func (d *dev) waitIdle() {
+	if d.balancer == nil {
+		return
+	}
+	deadline := time.After(devShutdownTimeout)
+	ticker := time.NewTicker(devTick)
+	defer ticker.Stop()
+	for d.balancer.busy(devIdle) > 0 {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			return
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -28,6 +29,23 @@ type devFileNode struct {
 	Data       string `json:"data"`
 	// Argv starts the node again after it was killed.
 	Argv []string `json:"argv"`
+}
+
+// readDevFile reads what the last start left in a folder; nothing for a new one.
+func readDevFile(dir string) (devFile, error) {
+	path := filepath.Join(dir, devFileName)
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return devFile{}, nil
+	}
+	var file devFile
+	if err == nil {
+		err = json.Unmarshal(content, &file)
+	}
+	if err != nil {
+		return devFile{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	return file, nil
 }
 
 // write replaces DIR/dev.json at once, so that who reads it never sees half of it.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/atollregistry/atoll/node"
 )
@@ -15,6 +17,8 @@ const (
 	// maxDevNodes keeps the ports of the nodes apart: see portsOf.
 	maxDevNodes     = 9
 	defaultDevNodes = 3
+	// defaultDevListen has the port that people expect of a registry.
+	defaultDevListen = "127.0.0.1:5000"
 	// Distances of the nodes' ports from the balancer's: with port 5000, node 1
 	// has 5001, 5101 and 5201.
 	clusterPortOffset    = 100
@@ -22,8 +26,8 @@ const (
 	// devHost is where the nodes listen. They are for this machine; only the
 	// balancer may be opened to others.
 	devHost = "127.0.0.1"
-	// devShutdownTimeout is the nodes' time to finish transfers on Ctrl-C.
-	devShutdownTimeout = "10s"
+	// devShutdownTimeout is the time to finish transfers on Ctrl-C.
+	devShutdownTimeout = 10 * time.Second
 )
 
 // devPlan is the cluster that dev runs: everything that follows from the flags.
@@ -41,6 +45,32 @@ type devNodePlan struct {
 	registry, cluster, operations string
 	data                          string
 	certificate                   node.NodeCertificate
+}
+
+// plan completes what the flags say with what the folder holds. A cluster keeps
+// its nodes, since none may be lost, and their ports, since that is where they look
+// for each other.
+func (c devConfig) plan() (devPlan, error) {
+	last, err := readDevFile(c.data)
+	if err != nil {
+		return devPlan{}, err
+	}
+	before := strings.TrimPrefix(last.Registry, "http://")
+	nodes := cmp.Or(c.nodes, len(last.Nodes), defaultDevNodes)
+	listen := cmp.Or(c.listen, before, defaultDevListen)
+	if nodes < len(last.Nodes) {
+		return devPlan{}, fmt.Errorf("--nodes: %s holds the data of %d nodes, and a cluster must not lose any: start all of them, or choose another --data",
+			c.data, len(last.Nodes))
+	}
+	plan, err := planDev(listen, c.data, nodes)
+	if err != nil {
+		return devPlan{}, err
+	}
+	if len(last.Nodes) > 0 && last.Nodes[0].Cluster != plan.nodes[0].cluster {
+		return devPlan{}, fmt.Errorf("--listen: the nodes in %s look for each other at the ports that they had with %s: keep that port, or choose another --data",
+			c.data, before)
+	}
+	return plan, nil
 }
 
 // planDev works out names, ports and folders.
@@ -154,25 +184,10 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 		"--cluster-cert=" + n.certificate.Cert,
 		"--cluster-key=" + n.certificate.Key,
 		"--operations-listen=" + n.operations,
-		"--shutdown-timeout=" + devShutdownTimeout,
+		"--shutdown-timeout=" + devShutdownTimeout.String(),
 	}
 	for _, other := range p.nodes {
 		argv = append(argv, "--join="+other.cluster)
 	}
 	return argv
-}
-
-// nodesIn counts the nodes whose data is in a folder of dev: n1, n2 and so on.
-func nodesIn(dir string) (int, error) {
-	count := 0
-	for i := 1; i <= maxDevNodes; i++ {
-		_, err := os.Stat(filepath.Join(dir, fmt.Sprintf("n%d", i)))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return 0, fmt.Errorf("look for nodes: %w", err)
-		}
-		if err == nil {
-			count = i
-		}
-	}
-	return count, nil
 }

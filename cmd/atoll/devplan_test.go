@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -55,10 +57,14 @@ func TestPlanDevFaults(t *testing.T) {
 	}
 }
 
+// nextPort keeps the clusters of one test run apart.
+var nextPort atomic.Int64
+
 // freePort finds a port for a balancer whose nodes' ports are free too.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for port := 21000; port < 30000; port += 301 {
+	for range 100 {
+		port := 12000 + int(nextPort.Add(1))%60*301 // below the ports of outgoing connections
 		plan, err := planDev(net.JoinHostPort(devHost, strconv.Itoa(port)), t.TempDir(), maxDevNodes)
 		if err != nil {
 			t.Fatal(err)
@@ -90,22 +96,55 @@ func TestBusyPortIsNamed(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "port "+busy+" ("+test.use+") is not free") {
 				t.Errorf("error is %v, want it to name port %s, %s", err, busy, test.use)
 			}
-			if nodes, err := nodesIn(dir); err != nil || nodes != 0 {
-				t.Errorf("there are %d nodes, %v: something was started", nodes, err)
+			if _, err := os.Stat(filepath.Join(dir, "n1")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a node was started: %v", err)
 			}
 		})
 	}
 }
 
-func TestDevKeepsItsNodes(t *testing.T) {
+// What the folder holds decides when the flags say nothing, and objects when they
+// say something else.
+func TestDevKeepsItsNodesAndPorts(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"n1", "n2", "n3", "n4"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			t.Fatal(err)
+	first, err := devConfig{data: dir}.plan()
+	if err != nil || first.listen != "127.0.0.1:5000" || len(first.nodes) != 3 {
+		t.Errorf("a new folder: %+v, %v", first, err)
+	}
+	planned, err := devConfig{data: dir, listen: "0.0.0.0:6000", nodes: 4}.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := devFile{Registry: planned.url}
+	for _, n := range planned.nodes {
+		left.Nodes = append(left.Nodes, devFileNode{ID: n.name, Cluster: n.cluster})
+	}
+	if err := left.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	again, err := devConfig{data: dir}.plan()
+	if err != nil || again.listen != "127.0.0.1:6000" || len(again.nodes) != 4 {
+		t.Errorf("a folder of four: %+v, %v", again, err)
+	}
+	if grown, err := (devConfig{data: dir, nodes: 5}).plan(); err != nil || len(grown.nodes) != 5 {
+		t.Errorf("one more: %+v, %v", grown, err)
+	}
+	for _, test := range []struct {
+		cfg  devConfig
+		want string
+	}{
+		{devConfig{data: dir, nodes: 3}, "holds the data of 4 nodes"},
+		{devConfig{data: dir, listen: "127.0.0.1:7000"}, "look for each other at the ports that they had with 127.0.0.1:6000"},
+	} {
+		if _, err := test.cfg.plan(); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: error is %v, want %q", test.cfg, err, test.want)
 		}
 	}
-	if _, err := runCommand(t, "dev", "--nodes=3", "--data="+dir); err == nil || !strings.Contains(err.Error(), "holds the data of 4 nodes") {
-		t.Errorf("error is %v, want it to say that nodes would be missing", err)
+	if err := os.WriteFile(filepath.Join(dir, devFileName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (devConfig{data: dir}).plan(); err == nil || !strings.Contains(err.Error(), devFileName) {
+		t.Errorf("a damaged dev.json: %v", err)
 	}
 }
 

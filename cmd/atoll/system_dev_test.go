@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/atollregistry/atoll/node"
 )
 
 // A cluster from its first start to its second, with real clients on the way.
@@ -183,9 +185,21 @@ func TestServeRefuses(t *testing.T) {
 			t.Errorf("%s: serve says %v, want %q", what, err, want)
 		}
 	}
-	refused("locked folder", "in use by another atoll process", argv)
+	elsewhere := argv
+	for _, port := range []string{"registry", "cluster", "operations"} {
+		elsewhere = replaceFlag(elsewhere, "--"+port+"-listen", "127.0.0.1:0")
+	}
+	refused("locked folder", "in use by another atoll process", elsewhere)
+	refused("ports in use", "registry.listen: listen tcp", argv)
 	c.stop()
-	refused("another name", `belongs to node "n1", not to "n9"`, replaceFlag(argv, "--name", "n9"))
+	certs, err := node.MakeCertificates(node.CertificatesConfig{Dir: filepath.Join(dir, "certs"), Nodes: []string{"n9"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	renamed := replaceFlag(argv, "--name", "n9")
+	refused("another node's certificate", `was made for node "n1", this is "n9"`, renamed)
+	renamed = replaceFlag(replaceFlag(renamed, "--cluster-cert", certs[0].Cert), "--cluster-key", certs[0].Key)
+	refused("another node's folder", `belongs to node "n1", not to "n9"`, renamed)
 	refused("damaged certificate", "cluster.cert", replaceFlag(argv, "--cluster-cert", "/dev/null"))
 	other := startDev(t, otherDir, "--nodes=1")
 	refused("another cluster's data", "belongs to cluster", replaceFlag(argv, "--join", other.node("n1").Cluster))

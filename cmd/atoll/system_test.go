@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -101,9 +102,10 @@ func tryCommand(t *testing.T, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	var out, all bytes.Buffer
-	cmd.Stdout = io.MultiWriter(&out, &all)
-	cmd.Stderr = &all
+	var out bytes.Buffer
+	all := &output{}
+	cmd.Stdout = io.MultiWriter(&out, all)
+	cmd.Stderr = all
 	began := time.Now()
 	if err := cmd.Run(); err != nil {
 		return all.String(), fmt.Errorf("%s: %w after %s:\n%s", strings.Join(argv, " "), err, time.Since(began).Round(time.Millisecond), all.String())
@@ -143,7 +145,7 @@ type devCluster struct {
 // startDev starts a cluster in dir and waits until it says that it is ready.
 func startDev(t *testing.T, dir string, args ...string) *devCluster {
 	t.Helper()
-	c := &devCluster{t: t, dir: dir, port: freePort(t), out: &output{}, done: make(chan struct{}), byHand: map[string]handStarted{}}
+	c := &devCluster{t: t, dir: dir, port: devPort(t, dir), out: &output{}, done: make(chan struct{}), byHand: map[string]handStarted{}}
 	args = append([]string{"dev", "--data=" + dir, "--listen=127.0.0.1:" + strconv.Itoa(c.port)}, args...)
 	c.cmd = exec.Command(program(t, "atoll"), args...)
 	c.cmd.Stdout, c.cmd.Stderr = c.out, c.out
@@ -174,6 +176,35 @@ func startDev(t *testing.T, dir string, args ...string) *devCluster {
 		return strings.Contains(c.out.String(), "the cluster is ready")
 	})
 	return c
+}
+
+// devPort is the port of the cluster in dir, or a free one for a new cluster. The
+// ports of a killed process may stay busy for a moment.
+func devPort(t *testing.T, dir string) int {
+	t.Helper()
+	plan, err := devConfig{data: dir}.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.listen == defaultDevListen {
+		return freePort(t)
+	}
+	eventually(t, 10*time.Second, "the ports of the last start are free", func() bool {
+		listener, err := plan.claimPorts()
+		if err == nil {
+			listener.Close()
+		}
+		return err == nil
+	})
+	_, port, err := net.SplitHostPort(plan.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return number
 }
 
 // dump shows what dev and its nodes have said.
