@@ -22,7 +22,7 @@ import (
 const testTimeout = 20 * time.Second
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(testTimeout)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -37,12 +37,14 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 // cluster is some replicas in this process, on real disks and TCP.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	network *testNetwork
 	nodes   map[string]*testNode
 	// configure, if set, changes each node's configuration.
 	configure func(cfg *Config)
+	// wrapMachine, if set, changes each node's state machine.
+	wrapMachine func(j *journal)
 }
 
 // testNode is a node that can be killed and started again.
@@ -60,7 +62,7 @@ type testNode struct {
 	failed error // what Fatal was called with
 }
 
-func newCluster(t *testing.T, configure func(cfg *Config)) *cluster {
+func newCluster(t testing.TB, configure func(cfg *Config)) *cluster {
 	c := &cluster{t: t, dir: t.TempDir(), network: newTestNetwork(), nodes: make(map[string]*testNode), configure: configure}
 	t.Cleanup(func() {
 		for _, node := range c.nodes {
@@ -101,6 +103,9 @@ func (c *cluster) open(id string) (*testNode, error) {
 		return nil, err
 	}
 	n.machine = machine
+	if c.wrapMachine != nil {
+		c.wrapMachine(machine)
+	}
 	old := c.nodes[id]
 	listen := "127.0.0.1:0"
 	if old != nil {
@@ -180,7 +185,7 @@ func (n *testNode) kill() {
 }
 
 // form starts n nodes as one cluster and waits until all that may vote do.
-func form(t *testing.T, n int, configure func(cfg *Config)) *cluster {
+func form(t testing.TB, n int, configure func(cfg *Config)) *cluster {
 	t.Helper()
 	c := newCluster(t, configure)
 	for i := range n {

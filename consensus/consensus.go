@@ -106,6 +106,7 @@ type Replica struct {
 	proposals chan struct{}
 	// membership is held by whoever changes the configuration.
 	membership chan struct{}
+	handover   handover
 	autopilot  *pilot
 }
 

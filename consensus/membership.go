@@ -1,12 +1,9 @@
 package consensus
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -15,9 +12,6 @@ import (
 
 // Who is in the Raft group and who votes. Where shards may lie is another matter:
 // see metadata/node.go.
-
-// probeTimeout bounds the question to the voters which of them can take over.
-const probeTimeout = time.Second
 
 // servers are the members by the latest configuration in the log, committed or
 // not, as Raft itself counts them.
@@ -114,51 +108,6 @@ func (r *Replica) await(ctx context.Context, future raft.Future) error {
 	case <-r.life.over:
 		return ErrClosed
 	}
-}
-
-// TransferLeadership hands leadership to the voter that has most of the log among
-// those that answer, and returns when it has lost it. ErrNotLeader says that this
-// node had none to hand over.
-func (r *Replica) TransferLeadership(ctx context.Context) error {
-	if !r.IsLeader() {
-		return fmt.Errorf("transfer leadership: %w", ErrNotLeader)
-	}
-	heirs := r.heirs(ctx)
-	if len(heirs) == 0 {
-		return fmt.Errorf("transfer leadership: %w: no other voter answers", ErrNoQuorum)
-	}
-	var refusals []error
-	for _, heir := range heirs {
-		err := r.await(ctx, r.raft.LeadershipTransferToServer(heir.ID, heir.Address))
-		if err == nil {
-			r.log.Info().Str("node", string(heir.ID)).Msg("leadership handed over")
-			return nil
-		}
-		refusals = append(refusals, fmt.Errorf("to node %s: %w", heir.ID, err))
-		if ctx.Err() != nil || !r.IsLeader() {
-			break
-		}
-	}
-	return fmt.Errorf("transfer leadership: %w", errors.Join(refusals...))
-}
-
-// heirs are the other voters that answer, the one with most of the log first. The
-// library picks by what it last sent, so it may pick one that is dead.
-func (r *Replica) heirs(ctx context.Context) []raft.Server {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	var others []raft.Server
-	for _, server := range r.servers() {
-		if server.Suffrage == raft.Voter && server.ID != raft.ServerID(r.cfg.NodeID) {
-			others = append(others, server)
-		}
-	}
-	stats := r.askStats(ctx, others)
-	others = slices.DeleteFunc(others, func(s raft.Server) bool { return stats[s.ID] == nil })
-	slices.SortStableFunc(others, func(a, b raft.Server) int {
-		return cmp.Compare(stats[b.ID].LastLogIndex, stats[a.ID].LastLogIndex)
-	})
-	return others
 }
 
 // askStats asks nodes how far they are, all at once. Those that don't answer

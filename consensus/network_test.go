@@ -160,7 +160,7 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) Write(p []byte) (int, error) {
-	if w.isLost() {
+	if w.isLost() && !isClosed(w.closed) {
 		return len(p), nil
 	}
 	return w.Conn.Write(p)

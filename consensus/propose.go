@@ -105,6 +105,9 @@ func (r *Replica) appendEntry(ctx context.Context, data []byte) (outcome, error)
 	}()
 	select {
 	case a := <-answered:
+		if r.handover.isStuck(a.err, 2*(r.cfg.ElectionTimeout+r.cfg.NetworkTimeout)) {
+			go r.life.fail(errHandoverStuck)
+		}
 		if a.outcome.skipped {
 			go r.life.fail(fmt.Errorf("propose command: %w: log index %d was applied before it was given out", ErrStateAhead, a.outcome.index))
 			return outcome{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrStateAhead)

@@ -12,9 +12,11 @@ const (
 	// raftConnPool is how many idle connections are kept to each node: for
 	// heartbeats, for entries, and one in reserve.
 	raftConnPool = 3
-	// raftCallsInFlight overlaps making the next message with waiting for the last
-	// answer. More of them make commits slower (hashicorp/raft pull request 541).
-	raftCallsInFlight = 2
+	// raftCallsInFlight of 1 turns the library's pipelining off. It brings nothing
+	// measurable, and it can deadlock: when a follower refuses a message, sender and
+	// receiver may wait for each other for ever, while heartbeats go on and nobody
+	// elects another leader (hashicorp/raft issue 612, grafana/pyroscope pull 5518).
+	raftCallsInFlight = 1
 	// snapshotBytesPerTimeout is how much of a snapshot a node must take within
 	// each Config.NetworkTimeout, on average.
 	snapshotBytesPerTimeout = 4 << 20

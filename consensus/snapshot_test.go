@@ -1,0 +1,382 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// eager takes a snapshot every few entries and keeps little of the log.
+func eager(cfg *Config) {
+	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = 20*time.Millisecond, 10, 5
+}
+
+// cut waits until a node's log begins behind a log index.
+func (n *testNode) cut(t testing.TB, index uint64) {
+	t.Helper()
+	eventually(t, "the log of "+n.id+" is cut", func() bool {
+		first, _ := n.storage.logs.FirstIndex()
+		return first > index
+	})
+}
+
+// leaveBehind kills a node and commits until the others' logs no longer reach
+// back to it.
+func (c *cluster) leaveBehind(id string) {
+	c.t.Helper()
+	node := c.nodes[id]
+	node.kill()
+	behind := node.applied.index()
+	for range 60 {
+		c.propose(c.leader(), "add x")
+	}
+	for _, other := range c.ids() {
+		if other != id {
+			c.nodes[other].cut(c.t, behind+20)
+		}
+	}
+}
+
+func TestSnapshotCostsNothing(t *testing.T) {
+	c := form(t, 1, eager)
+	node := c.nodes["n1"]
+	for range 50 {
+		c.propose(node, "add x")
+	}
+	node.cut(t, 20)
+	for _, name := range []string{incomingFile, recordTemp} {
+		if _, err := os.Stat(filepath.Join(node.cfg.Dir, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	info, err := os.Stat(filepath.Join(node.cfg.Dir, recordFile))
+	if err != nil || info.Size() > 1000 {
+		t.Fatalf("record: %v, %v", info, err)
+	}
+	before := node.machine.dump()
+	node.kill()
+	node = c.start("n1")
+	if got := c.propose(node, "add x"); got != "51" {
+		t.Fatalf("after the restart %s, before it\n%s", got, before)
+	}
+}
+
+func TestLaggingFollowerGetsTheState(t *testing.T) {
+	c := form(t, 3, eager)
+	lagging := without(c.ids(), c.leader().id)[0]
+	c.leaveBehind(lagging)
+	node := c.start(lagging)
+	c.agree()
+	if r := node.storage.logs.record.Load(); r == nil {
+		t.Fatal("no snapshot was installed")
+	}
+	for range 5 {
+		c.propose(node, "add y")
+	}
+	if err := node.ReadIndex(c.ctx()); err != nil || node.machine.count("y") != 5 {
+		t.Fatalf("count %d, err %v", node.machine.count("y"), err)
+	}
+	node.kill()
+	c.start(lagging)
+	c.propose(c.nodes[lagging], "add y")
+	c.agree()
+}
+
+// TestLaggingFollowerUnderLoad has the leader cut its log while the state is on
+// its way.
+func TestLaggingFollowerUnderLoad(t *testing.T) {
+	c := form(t, 3, eager)
+	leader := c.leader()
+	lagging := without(c.ids(), leader.id)[0]
+	c.leaveBehind(lagging)
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	for range 4 {
+		running.Go(func() {
+			for !isClosed(stop) {
+				_, _, _ = leader.Propose(c.ctx(), []byte("add z"))
+			}
+		})
+	}
+	node := c.start(lagging)
+	eventually(t, "the lagging node keeps up under load", func() bool {
+		return node.applied.index()+50 > leader.applied.index() && node.machine.count("z") > 0
+	})
+	close(stop)
+	running.Wait()
+	c.agree()
+}
+
+// A crash after each step of an installation, as the disk would be found.
+func TestCrashWhileInstalling(t *testing.T) {
+	var r *record // the leader's
+	restore := func(t *testing.T, c *cluster, id string) {
+		leader := c.leader()
+		r = leader.storage.logs.record.Load()
+		state, _, _, err := leader.machine.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := openJournal(filepath.Join(c.dir, id, "state"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(j.Restore(state), j.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit := func(t *testing.T, c *cluster, id string) {
+		installed := *r
+		installed.installed = true
+		if err := installed.save(filepath.Join(c.dir, id, "raft")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps := []struct {
+		name  string
+		crash func(t *testing.T, c *cluster, id string)
+	}{
+		{"while it comes in", func(t *testing.T, c *cluster, id string) {
+			if err := os.WriteFile(filepath.Join(c.dir, id, "raft", incomingFile), []byte("half a sta"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"after the state was swapped", restore},
+		{"while the record is written", func(t *testing.T, c *cluster, id string) {
+			restore(t, c, id)
+			if err := os.WriteFile(filepath.Join(c.dir, id, "raft", recordTemp), r.encode()[:20], 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"after the record was written", func(t *testing.T, c *cluster, id string) {
+			restore(t, c, id)
+			commit(t, c, id)
+		}},
+		{"while the log is dropped", func(t *testing.T, c *cluster, id string) {
+			restore(t, c, id)
+			commit(t, c, id)
+			db, err := openLog(filepath.Join(c.dir, id, "raft"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last, err := db.LastIndex()
+			if err := errors.Join(err, db.DeleteRange(last-2, last), db.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+	c := form(t, 3, eager)
+	lagging := without(c.ids(), c.leader().id)[0]
+	for _, step := range steps {
+		t.Run(step.name, func(t *testing.T) {
+			c.leaveBehind(lagging)
+			step.crash(t, c, lagging)
+			node := c.start(lagging)
+			c.agree()
+			c.propose(node, "add y")
+			node.kill()
+			c.start(lagging)
+			c.agree()
+		})
+	}
+}
+
+// A state machine that can't restore keeps the old state, and gets another try.
+func TestFailedRestoreIsTriedAgain(t *testing.T) {
+	c := form(t, 3, eager)
+	lagging := without(c.ids(), c.leader().id)[0]
+	c.leaveBehind(lagging)
+	old := c.nodes[lagging]
+	failures := 0
+	dir := filepath.Join(c.dir, lagging, "state")
+	c.wrapMachine = func(j *journal) {
+		if j.dir == dir {
+			j.beforeRestore = func() error {
+				if failures++; failures <= 2 {
+					return errors.New("no space left on device")
+				}
+				return nil
+			}
+		}
+	}
+	node := c.start(lagging)
+	c.agree()
+	if failures != 3 || node.failure() != nil {
+		t.Fatalf("%d tries, failure %v", failures, node.failure())
+	}
+	if _, err := os.Stat(filepath.Join(old.cfg.Dir, incomingFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("incoming file: %v", err)
+	}
+}
+
+// The tail of a cut-off leader goes beyond the snapshot that it then gets. The
+// library would fetch that snapshot again and again.
+func TestDivergedLogGivesWay(t *testing.T) {
+	c := form(t, 3, func(cfg *Config) {
+		eager(cfg)
+		if cfg.NodeID == "n3" {
+			cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = time.Minute, time.Minute, time.Minute
+		}
+	})
+	stale := c.nodes["n3"]
+	if err := c.leader().raft.LeadershipTransferToServer("n3", raft.ServerAddress(stale.address)).Error(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "n3 leads an open term", func() bool { term, _ := stale.lead.get(); return stale.leads(term) })
+	c.network.partition(c.ids(), []string{"n1", "n2"})
+	base := stale.raft.LastIndex()
+	for range 300 {
+		stale.raft.Apply([]byte("add never"), 0)
+	}
+	eventually(t, "n3 has its tail", func() bool { return stale.raft.LastIndex() == base+300 })
+	for range 60 {
+		eventually(t, "the others write", func() bool {
+			_, _, err := c.nodes["n1"].Propose(c.ctx(), []byte("add x"))
+			return err == nil
+		})
+	}
+	c.nodes["n1"].cut(t, base+20)
+	c.nodes["n2"].cut(t, base+20)
+	c.network.heal()
+	stale.mustFail(t, ErrLogDiverged)
+	stale.kill()
+	c.configure = eager
+	node := c.start("n3")
+	c.agree()
+	if node.machine.count("never") != 0 || node.machine.count("x") < 60 {
+		t.Fatalf("state of n3:\n%s", node.machine.dump())
+	}
+	c.propose(node, "add x")
+	c.agree()
+}
+
+func testSnapshots(s *storage, dir string, sm StateMachine) *snapshotStore {
+	return &snapshotStore{dir: dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}), stall: testTimeout, onStall: func() {}}
+}
+
+// A snapshot that arrives late must not drop what this node acknowledged.
+func TestNeedlessSnapshotIsRefused(t *testing.T) {
+	dir, sm := t.TempDir(), testMachine(t)
+	s, _ := testStorage(t, dir, sm, nil)
+	_ = s.logs.StoreLogs(entries(1, 20, 3))
+	store := testSnapshots(s, dir, sm)
+	own := &record{index: 10, term: 3}
+	if err := store.keep(own.meta()); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.logs.DeleteRange(1, 10)
+	var last raft.Log
+	if err := s.logs.GetLog(10, &last); err != nil || last.Term != 3 {
+		t.Fatalf("the record's entry is not known any more: %+v, %v", last, err)
+	}
+	if err := s.logs.GetLog(9, &last); err != raft.ErrLogNotFound {
+		t.Fatalf("err %v", err)
+	}
+	for _, test := range []struct {
+		index, term uint64
+		refused     bool
+	}{{5, 3, true}, {10, 3, true}, {15, 3, true}, {15, 4, false}, {21, 3, false}} {
+		sink, err := store.Create(1, test.index, test.term, raft.Configuration{}, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = sink.Write([]byte("state")); errors.Is(err, errNotNeeded) != test.refused {
+			t.Errorf("log index %d of term %d: err %v", test.index, test.term, err)
+		}
+		if err := sink.Cancel(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestOutgoingStreamEndsBeforeTheStateIsSwapped(t *testing.T) {
+	dir, sm := t.TempDir(), testMachine(t)
+	s, _ := testStorage(t, dir, sm, nil)
+	_ = s.logs.StoreLogs(entries(1, 5, 1))
+	if _, err := sm.Apply([]Entry{{5, 1, []byte("add x")}}); err != nil {
+		t.Fatal(err)
+	}
+	store := testSnapshots(s, dir, sm)
+	if _, _, err := store.Open("1-5"); err == nil {
+		t.Fatal("opened what is not there")
+	}
+	if err := store.keep((&record{index: 5, term: 1}).meta()); err != nil {
+		t.Fatal(err)
+	}
+	meta, stream, err := store.Open("1-5")
+	if err != nil || meta.Index != 5 || meta.Size == 0 || s.logs.held.Load() != 1 {
+		t.Fatalf("%+v, held %d, err %v", meta, s.logs.held.Load(), err)
+	}
+	if _, err := stream.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.install(bytes.NewReader(nil)); err == nil {
+		t.Fatal("installed nothing")
+	}
+	if _, err := io.ReadAll(stream); err == nil {
+		t.Fatal("the stream goes on")
+	}
+	if err := stream.Close(); err != nil || s.logs.held.Load() != 0 {
+		t.Fatalf("held %d, err %v", s.logs.held.Load(), err)
+	}
+}
+
+// A snapshot that stops coming must not hold Raft's main loop for ever.
+func TestStalledSnapshotIsGivenUp(t *testing.T) {
+	dir, sm := t.TempDir(), testMachine(t)
+	s, _ := testStorage(t, dir, sm, nil)
+	store := testSnapshots(s, dir, sm)
+	stalled := make(chan struct{})
+	store.stall, store.onStall = 10*time.Millisecond, func() { close(stalled) }
+	sink, _ := store.Create(1, 9, 1, raft.Configuration{}, 1, nil)
+	if _, err := sink.Write([]byte("st")); err != nil {
+		t.Fatal(err)
+	}
+	<-stalled
+	if err := sink.Cancel(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRecordSurvivesAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	if r, err := loadRecord(dir); r != nil || err != nil {
+		t.Fatal(r, err)
+	}
+	want := &record{index: 7, term: 3, serversIndex: 2, installed: true, servers: raft.Configuration{Servers: []raft.Server{
+		{Suffrage: raft.Voter, ID: "a", Address: "a:1"}, {Suffrage: raft.Nonvoter, ID: "b", Address: "b:1"},
+	}}}
+	if err := want.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	got, err := loadRecord(dir)
+	if err != nil || !bytes.Equal(got.encode(), want.encode()) || len(got.servers.Servers) != 2 || !got.installed {
+		t.Fatalf("%+v, err %v", got, err)
+	}
+	file := want.encode()
+	for i := range file {
+		damaged := bytes.Clone(file)
+		damaged[i] ^= 0x10
+		if _, err := decodeRecord(damaged); err == nil {
+			t.Errorf("byte %d may change", i)
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add((&record{index: 7, term: 3}).encode())
+	f.Add(seal(nil, []byte(recordMagic+"0123456789012345678901234")))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		r, err := decodeRecord(seal(nil, file))
+		if (r == nil) == (err == nil) {
+			t.Fatalf("%v, %v", r, err)
+		}
+	})
+}
