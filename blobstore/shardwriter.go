@@ -16,6 +16,9 @@ import (
 // slow the disk.
 const writeBehindBytes = 8 << 20
 
+// pageBytes is the unit in which the kernel writes to disk, or a divisor of it.
+const pageBytes = 4 << 10
+
 // ShardWriter writes one shard to a file without a place among the shards, and
 // gives it one when all of it is durable. It is not safe for concurrent use.
 // After an error only Abort is left.
@@ -30,7 +33,7 @@ type ShardWriter struct {
 	sum    uint32
 	inCell int
 	// offset is the length of the file so far. What is before started was handed to
-	// the disk, and what is before settled has arrived there.
+	// the disk, and what is before settled has been taken by it.
 	offset, started, settled int64
 	failed                   bool
 }
@@ -141,10 +144,11 @@ func (w *ShardWriter) write(pieces ...[]byte) error {
 // writeBehind keeps the disk busy while the shard comes in. An error is final,
 // like that of an fsync: see startWriteback.
 func (w *ShardWriter) writeBehind() error {
-	if w.offset-w.started < w.disk.writeBehind {
+	end := w.offset - w.offset%pageBytes // The next write changes the last page again.
+	if end-w.started < w.disk.writeBehind {
 		return nil
 	}
-	if err := w.disk.calls.writeback(w.file, w.started, w.offset-w.started, false); err != nil {
+	if err := w.disk.calls.writeback(w.file, w.started, end-w.started, false); err != nil {
 		return w.disk.fault(err)
 	}
 	if w.settled < w.started {
@@ -152,7 +156,7 @@ func (w *ShardWriter) writeBehind() error {
 			return w.disk.fault(err)
 		}
 	}
-	w.settled, w.started = w.started, w.offset
+	w.settled, w.started = w.started, end
 	return nil
 }
 
