@@ -108,7 +108,7 @@ func TestHolderDiesDuringPush(t *testing.T) {
 	for _, nodes := range []int{3, 5} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			c := Start(t, nodes)
-			for i := range c.Members {
+			for i := range 3 {
 				victim, via := c.Members[i], c.Members[(i+1)%nodes]
 				content := Bytes(uint64(i), 24<<20)
 				pushThrough(t, c, via, content, victim.Crash)
