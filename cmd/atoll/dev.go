@@ -201,7 +201,7 @@ func (d *dev) start() error {
 	}
 	d.releaseChildren = release
 	for i, c := range children {
-		d.nodes[i].child, d.nodes[i].pid = c, c.pid
+		d.nodes[i].set(c)
 	}
 	if err := d.writeFile(); err != nil {
 		defer release()

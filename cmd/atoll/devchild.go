@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,15 +25,31 @@ type child struct {
 	cmd     *exec.Cmd
 }
 
-// running reports whether the process is still there.
-func (c *child) running() bool {
+func (c *child) id() int { return c.pid }
+
+func (c *child) running() (yes bool, outcome string) {
 	select {
 	case <-c.ended:
-		return false
+		return false, c.outcome
 	default:
-		return true
+		return true, ""
 	}
 }
+
+func (c *child) stop(ctx context.Context) error {
+	fault := c.signal(syscall.SIGTERM)
+	select {
+	case <-c.ended:
+		return fault
+	case <-ctx.Done():
+	}
+	// It had its time. Nothing that was acknowledged is lost by this.
+	fault = errors.Join(fault, c.signal(syscall.SIGKILL))
+	<-c.ended
+	return fault
+}
+
+func (c *child) release() {}
 
 // signal sends one to the process unless it is gone.
 func (c *child) signal(signal os.Signal) error {

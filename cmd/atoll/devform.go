@@ -56,10 +56,11 @@ func (d *dev) formation() formation {
 	var f formation
 	var texts []string
 	for _, n := range d.nodes {
+		running, outcome := n.process.running()
 		switch {
-		case !n.child.running():
+		case !running:
 			f.dead++
-			texts = append(texts, fmt.Sprintf("%s ended (%s), see %s", n.plan.name, n.child.outcome, n.logPath()))
+			texts = append(texts, fmt.Sprintf("%s ended (%s), see %s", n.plan.name, outcome, n.logPath()))
 		case n.target.get() == readinessFull:
 			f.ready++
 			texts = append(texts, n.plan.name+" ready")

@@ -2,25 +2,32 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/atollregistry/atoll/node"
 )
 
-const (
-	// askTimeout bounds a question to a node over its socket.
-	askTimeout = 2 * time.Second
-	// goneInterval is how often a stopping process that is no child is looked at.
-	goneInterval = 50 * time.Millisecond
-)
+// askTimeout bounds a question to a node over its socket.
+const askTimeout = 2 * time.Second
+
+// process is the operating system's process of a node.
+type process interface {
+	// id is the process id.
+	id() int
+	// running reports whether the process is still there, and if not, how it ended
+	// as far as that can be known.
+	running() (yes bool, outcome string)
+	// stop asks the process to end and returns when it is gone. At the end of ctx
+	// it uses force, or fails.
+	stop(ctx context.Context) error
+	// release forgets a process that is gone.
+	release()
+}
 
 // devNode is one node as dev watches it: first its own child, and after that was
 // killed perhaps a process that somebody started by hand.
@@ -29,22 +36,15 @@ type devNode struct {
 	argv   []string
 	report *devReport
 	target *target
-	child  *child
+	// process is nil while the node is dead.
+	process process
 	// pid is the last process that was seen to be the node.
 	pid int
-	// last is what was shown last.
-	last devState
-	// adopted is true while pid is a process that dev has not started.
-	adopted bool
+	// shown is the readiness that was shown last.
+	shown readiness
 }
 
-// devState is what is shown of a node.
-type devState struct {
-	dead  bool
-	level readiness
-}
-
-// newDevNode makes the node's folder and log; child and pid come when it has
+// newDevNode makes the node's folder and log; its process comes when it has
 // started.
 func newDevNode(plan devNodePlan, argv []string, report *devReport) (*devNode, childSpec, error) {
 	n := &devNode{
@@ -52,7 +52,7 @@ func newDevNode(plan devNodePlan, argv []string, report *devReport) (*devNode, c
 		argv:   argv,
 		report: report,
 		target: &target{address: plan.registry, operations: "http://" + plan.operations},
-		last:   devState{level: readinessFull},
+		shown:  readinessFull, // what form waits for
 	}
 	if err := os.MkdirAll(plan.data, 0o700); err != nil {
 		return nil, childSpec{}, fmt.Errorf("make data folder of %s: %w", plan.name, err)
@@ -68,47 +68,57 @@ func newDevNode(plan devNodePlan, argv []string, report *devReport) (*devNode, c
 
 func (n *devNode) logPath() string { return filepath.Join(n.plan.data, "log") }
 
-// look compares the node with what was shown last and shows what has changed. It
-// reports whether the node has got another process.
+// set makes p the node's process.
+func (n *devNode) set(p process) { n.process, n.pid = p, p.id() }
+
+// look shows what has changed since the last look. It reports whether the node
+// has got another process.
 func (n *devNode) look(ctx context.Context) (newProcess bool) {
-	level := n.target.get()
-	own := n.child.running()
-	now := devState{dead: !own && level == readinessNone, level: level}
-	if now.dead {
-		if !n.last.dead {
-			n.showDeath()
+	if n.process != nil {
+		if running, outcome := n.process.running(); !running {
+			n.showDeath(outcome)
 		}
-		n.adopted = false
-		n.last = now
-		return false
 	}
-	if !own && !n.adopted {
-		newProcess = n.adopt(ctx)
+	level := n.target.get()
+	if n.process == nil {
+		if level == readinessNone || !n.adopt(ctx) {
+			return false
+		}
+		newProcess = true
+		n.report.event(zerolog.InfoLevel, n.plan.name, fmt.Sprintf("was started by hand: process %d", n.pid))
 	}
-	if now != n.last {
-		n.report.event(zerolog.InfoLevel, n.plan.name, now.level.String())
-		n.last = now
+	if level != n.shown {
+		n.report.event(zerolog.InfoLevel, n.plan.name, level.String())
+		n.shown = level
 	}
 	return newProcess
 }
 
-func (n *devNode) showDeath() {
-	how := ""
-	if !n.adopted {
-		how = ", " + n.child.outcome
-	}
-	n.report.event(zerolog.WarnLevel, n.plan.name, fmt.Sprintf("is dead (process %d%s) and stays so until somebody runs\n  %s", n.pid, how, shellLine(n.argv)))
+func (n *devNode) showDeath(outcome string) {
+	n.process.release()
+	n.process, n.shown = nil, readinessNone
+	n.target.set(readinessNone) // the balancer need not find out by itself
+	n.report.event(zerolog.WarnLevel, n.plan.name,
+		fmt.Sprintf("is dead (process %d, %s) and stays so until somebody runs\n  %s", n.pid, outcome, shellLine(n.argv)))
 }
 
-// adopt gets to know a process that somebody started in the place of the child.
-// It is tried again with the next look if the node does not say yet who it is.
+// adopt gets to know a process that somebody started in the place of one that is
+// gone. The node may not be ready to say who it is; then the next look tries again.
 func (n *devNode) adopt(ctx context.Context) bool {
 	pid, err := n.ask(ctx)
 	if err != nil {
 		return false
 	}
-	n.pid, n.adopted = pid, true
-	n.report.event(zerolog.InfoLevel, n.plan.name, fmt.Sprintf("was started by hand: process %d", pid))
+	p, err := openForeign(pid)
+	if err != nil {
+		return false
+	}
+	// A process id can pass to another process; the descriptor can't.
+	if confirmed, err := n.ask(ctx); err != nil || confirmed != pid {
+		p.release()
+		return false
+	}
+	n.set(p)
 	return true
 }
 
@@ -130,56 +140,12 @@ func (n *devNode) ask(ctx context.Context) (pid int, err error) {
 
 // stop ends the node's process, whoever started it, and returns when it is gone.
 func (n *devNode) stop(ctx context.Context) error {
-	if n.child.running() {
-		return n.stopChild(ctx)
+	if n.process == nil && !n.adopt(ctx) {
+		return nil
 	}
-	pid, err := n.ask(ctx)
-	if err != nil {
-		return nil // nothing runs there, or nothing that could be named
+	if err := n.process.stop(ctx); err != nil {
+		return fmt.Errorf("stop node %s: %w", n.plan.name, err)
 	}
-	if err := n.stopProcess(ctx, pid); err != nil {
-		return fmt.Errorf("stop node %s, process %d: %w", n.plan.name, pid, err)
-	}
+	n.process.release()
 	return nil
-}
-
-func (n *devNode) stopChild(ctx context.Context) error {
-	fault := n.child.signal(syscall.SIGTERM)
-	select {
-	case <-n.child.ended:
-		return fault
-	case <-ctx.Done():
-	}
-	n.report.event(zerolog.WarnLevel, n.plan.name, "does not stop; it is killed")
-	fault = errors.Join(fault, n.child.signal(syscall.SIGKILL))
-	<-n.child.ended
-	return fault
-}
-
-// stopProcess ends a process that is no child. A pidfd stays with its process, so
-// once the node has confirmed the id, no other process can be hit; and it tells
-// of an end that nobody has waited for.
-func (n *devNode) stopProcess(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return fmt.Errorf("open it: %w", err)
-	}
-	defer unix.Close(fd)
-	if confirmed, err := n.ask(ctx); err != nil || confirmed != pid {
-		return nil // it is gone already
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
-		return fmt.Errorf("signal it: %w", err)
-	}
-	for ctx.Err() == nil {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		count, err := unix.Poll(poll, int(goneInterval.Milliseconds()))
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("wait for its end: %w", err)
-		}
-		if count > 0 {
-			return nil
-		}
-	}
-	return errors.New("it goes on running")
 }

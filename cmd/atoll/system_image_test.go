@@ -167,6 +167,13 @@ const (
 func startPacedProxy(t *testing.T, target string) *pacedProxy {
 	t.Helper()
 	p := &pacedProxy{}
+	shrink := func(conns ...*net.TCPConn) {
+		for _, conn := range conns { // or megabytes would count as passed in either direction
+			if err := errors.Join(conn.SetReadBuffer(pacedPiece), conn.SetWriteBuffer(pacedPiece)); err != nil {
+				t.Errorf("shrink buffers: %v", err)
+			}
+		}
+	}
 	p.address = serveTCP(t, func(client *net.TCPConn) {
 		upstream, err := net.DialTimeout("tcp", target, 5*time.Second)
 		if err != nil {
@@ -174,6 +181,7 @@ func startPacedProxy(t *testing.T, target string) *pacedProxy {
 			return
 		}
 		defer upstream.Close()
+		shrink(client, upstream.(*net.TCPConn))
 		var both sync.WaitGroup
 		both.Go(func() { p.copy(upstream.(*net.TCPConn), client) })
 		both.Go(func() { p.copy(client, upstream.(*net.TCPConn)) })

@@ -1,80 +1,86 @@
 package main
 
 import (
+	"io"
+	"net/http"
 	"path/filepath"
+	"regexp"
 	"testing"
+	"time"
 )
 
 // killAt is how many bytes have passed when a node is killed, in transfers of
-// killLayer bytes.
+// killLayer bytes: enough that the rest does not fit into buffers on the way.
 const (
 	killAt    = 6 << 20
-	killLayer = 24 << 20
+	killLayer = 48 << 20
 )
 
-// Any node is killed in the middle of a push: the client's own retries do.
+// neighbours are pairs of a node that a client talks to, and another one.
+func neighbours() [][2]string {
+	return [][2]string{{"n1", "n2"}, {"n2", "n3"}, {"n3", "n1"}}
+}
+
+// A node is killed in the middle of a push. If it is one that gets shards or that
+// leads, no client notices; if it is the one that the client talks to, the client's
+// own retry does.
 func TestKillDuringPush(t *testing.T) {
 	requireTool(t, "skopeo")
 	c := startDev(t, t.TempDir())
-	proxy := startPacedProxy(t, c.host(""))
+	balanced := startPacedProxy(t, c.host(""))
 	var acknowledged []pushed
-	for _, victim := range []string{"n1", "n2", "n3"} {
-		t.Run(victim, func(t *testing.T) {
-			image := makeImage(t, killLayer)
-			name := "crane/app:" + victim
-			_, err := proxy.during(t, killAt, func() { c.kill(victim) }, program(t, "crane"), "push", image, proxy.address+"/"+name)
-			if err != nil {
-				t.Fatalf("push while %s was killed: %v", victim, err)
+	push := func(name, host string, argv []string, proxy *pacedProxy, victim func() string) {
+		t.Run(name, func(t *testing.T) {
+			killed := ""
+			if _, err := proxy.during(t, killAt, func() { killed = victim(); c.kill(killed) }, argv...); err != nil {
+				t.Fatalf("push while %s was killed: %v", killed, err)
 			}
-			one := pushed{name, craneDigest(t, c.host(""), name)}
-			one.verify(t, c.host(""))
-			acknowledged = append(acknowledged, one)
-			c.restart(victim)
-
-			// skopeo keeps the manifest of a folder as it is.
-			folder := filepath.Join(t.TempDir(), "image")
-			command(t, "skopeo", "copy", "docker-archive:"+makeImage(t, killLayer), "dir:"+folder)
-			name = "skopeo/app:" + victim
-			_, err = proxy.during(t, killAt, func() { c.kill(victim) },
-				"skopeo", "copy", "--retry-times=5", "--dest-tls-verify=false", "dir:"+folder, "docker://"+proxy.address+"/"+name)
-			if err != nil {
-				t.Fatalf("push while %s was killed: %v", victim, err)
-			}
-			two := pushed{name, craneDigest(t, c.host(""), name)}
-			two.verify(t, c.host(""))
-			acknowledged = append(acknowledged, two)
-			c.restart(victim)
+			image := pushed{name, craneDigest(t, host, name)}
+			image.verify(t, host)
+			acknowledged = append(acknowledged, image)
+			c.restart(killed)
 		})
 	}
-	c.killAllInTurn(acknowledged)
+	crane := program(t, "crane")
+	push("crane/app:receiver", c.host(""), []string{crane, "push", makeImage(t, killLayer), balanced.address + "/crane/app:receiver"},
+		balanced, func() string { return c.busy("uploads") })
+	push("crane/app:leader", c.host(""), []string{crane, "push", makeImage(t, killLayer), balanced.address + "/crane/app:leader"},
+		balanced, c.leader)
+	for _, pair := range neighbours() {
+		direct := startPacedProxy(t, c.host(pair[0]))
+		name := "skopeo/app:" + pair[0]
+		folder := filepath.Join(t.TempDir(), "image")
+		command(t, "skopeo", "copy", "docker-archive:"+makeImage(t, killLayer), "dir:"+folder)
+		push(name, c.host(pair[0]), []string{"skopeo", "copy", "--dest-tls-verify=false", "dir:" + folder, "docker://" + direct.address + "/" + name},
+			direct, func() string { return pair[1] })
+	}
+	if !t.Failed() {
+		c.killAll(acknowledged)
+	}
 }
 
-// Any node is killed in the middle of a pull. A node that only holds shards is not
-// missed by anybody; if the client's own connection breaks, its retries do.
+// A node is killed in the middle of a pull. A node that only holds shards is not
+// missed by any client.
 func TestKillDuringPull(t *testing.T) {
 	requireTool(t, "skopeo")
 	c := startDev(t, t.TempDir())
 	image := cranePush(t, c.host(""), "app:one", makeImage(t, killLayer))
-	for _, victim := range []string{"n1", "n2", "n3"} {
-		for _, through := range []string{"n1", "n2", "n3"} {
-			if through == victim {
-				continue
+	for _, pair := range neighbours() {
+		through, victim := pair[0], pair[1]
+		t.Run("crane through "+through+" without "+victim, func(t *testing.T) {
+			direct := startPacedProxy(t, c.host(through))
+			target := filepath.Join(t.TempDir(), "image.tar")
+			_, err := direct.during(t, killAt, func() { c.kill(victim) }, program(t, "crane"), "pull", direct.address+"/"+image.name, target)
+			if err != nil {
+				t.Fatal(err)
 			}
-			t.Run("shards of "+victim+" through "+through, func(t *testing.T) {
-				target := filepath.Join(t.TempDir(), "image.tar")
-				direct := startPacedProxy(t, c.host(through))
-				_, err := direct.during(t, killAt, func() { c.kill(victim) }, program(t, "crane"), "pull", direct.address+"/"+image.name, target)
-				if err != nil {
-					t.Fatal(err)
-				}
-				c.restart(victim)
-			})
-		}
-		t.Run("connection of "+victim, func(t *testing.T) {
-			balanced := startPacedProxy(t, c.host(""))
+			c.restart(victim)
+		})
+		t.Run("skopeo through "+through+" without "+victim, func(t *testing.T) {
+			direct := startPacedProxy(t, c.host(through))
 			target := filepath.Join(t.TempDir(), "copy")
-			_, err := balanced.during(t, killAt, func() { c.kill(victim) },
-				"skopeo", "copy", "--retry-times=5", "--src-tls-verify=false", "docker://"+balanced.address+"/"+image.name, "dir:"+target)
+			_, err := direct.during(t, killAt, func() { c.kill(victim) },
+				"skopeo", "copy", "--src-tls-verify=false", "docker://"+direct.address+"/"+image.name, "dir:"+target)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,11 +88,14 @@ func TestKillDuringPull(t *testing.T) {
 			c.restart(victim)
 		})
 	}
-	c.killAllInTurn([]pushed{image})
+	if !t.Failed() {
+		c.killAll([]pushed{image})
+	}
 }
 
-// killAllInTurn checks that what was acknowledged survives kill -9 of every node.
-func (c *devCluster) killAllInTurn(images []pushed) {
+// killAll checks that what was acknowledged survives kill -9 of every node, one
+// after the other and all at once.
+func (c *devCluster) killAll(images []pushed) {
 	c.t.Helper()
 	for _, victim := range []string{"n1", "n2", "n3"} {
 		c.kill(victim)
@@ -95,7 +104,7 @@ func (c *devCluster) killAllInTurn(images []pushed) {
 		}
 		c.restart(victim)
 	}
-	for _, victim := range []string{"n1", "n2", "n3"} { // all of them at once
+	for _, victim := range []string{"n1", "n2", "n3"} {
 		c.kill(victim)
 	}
 	c.restartAll()
@@ -104,4 +113,27 @@ func (c *devCluster) killAllInTurn(images []pushed) {
 			image.verify(c.t, c.host(id))
 		}
 	}
+}
+
+// busy names the node that serves a transfer right now: of uploads or of pulls.
+func (c *devCluster) busy(limit string) string {
+	c.t.Helper()
+	inUse := regexp.MustCompile(`(?m)^atoll_gateway_limit_in_use\{limit="` + limit + `"\} ([1-9])`)
+	found := ""
+	eventually(c.t, 10*time.Second, "a node is busy with "+limit, func() bool {
+		for _, n := range c.file().Nodes {
+			response, err := http.Get(n.Operations + "/metrics")
+			if err != nil {
+				continue
+			}
+			content, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err == nil && inUse.Match(content) {
+				found = n.ID
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
