@@ -52,7 +52,9 @@ type StateMachine interface {
 	// zero for none. It may be called at any time.
 	Applied() (index, term uint64)
 	// Snapshot opens a consistent stream of the whole state as it is now, and
-	// tells its size in bytes and the log index that it is applied to.
+	// tells its size in bytes and the log index that it is applied to. The stream
+	// may be open for minutes and must not hold up Apply meanwhile: an open
+	// transaction of bbolt does, whenever the file grows.
 	Snapshot() (state io.ReadCloser, size int64, index uint64, err error)
 	// Restore replaces the state by one from Snapshot, atomically and durably. On
 	// an error the old state is still whole. If the incoming state is older than
@@ -142,7 +144,7 @@ func (r *Replica) start(sm StateMachine) error {
 	s := r.storage
 	snapshots := &snapshotStore{
 		dir: r.cfg.Dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}),
-		stall: stallTimeouts * r.cfg.NetworkTimeout, onStall: r.streams.breakIncoming,
+		stall: stallTimeouts * r.cfg.NetworkTimeout, onStall: r.streams.breakIncoming, awaited: r.awaitLagging,
 	}
 	machine := &fsm{sm: sm, applied: r.applied, snapshots: snapshots, logs: s.cache, life: r.life}
 	transport := newTransport(&r.cfg, r.streams)
@@ -221,8 +223,9 @@ func (r *Replica) Close(ctx context.Context) error {
 	stopped := make(chan struct{})
 	go func() { // ends when Raft has; waited for below unless the disk hangs
 		defer close(stopped)
-		_ = r.raft.Shutdown().Error() // it has none
-		r.streams.Close()
+		ended := r.raft.Shutdown()
+		r.streams.Close() // whoever waits for the network waits no longer
+		_ = ended.Error() // it has none
 		r.localReads.close()
 		r.leaderReads.close()
 	}()

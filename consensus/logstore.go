@@ -67,8 +67,15 @@ func (s *logStore) IsMonotonic() bool { return true }
 // FirstIndex implements raft.LogStore.
 func (s *logStore) FirstIndex() (uint64, error) { return s.disk.FirstIndex() }
 
-// LastIndex implements raft.LogStore.
-func (s *logStore) LastIndex() (uint64, error) { return s.disk.LastIndex() }
+// LastIndex implements raft.LogStore. An empty log ends where the snapshot does:
+// the library takes the distance between the two for the entries that are new.
+func (s *logStore) LastIndex() (uint64, error) {
+	last, err := s.disk.LastIndex()
+	if r := s.record.Load(); err == nil && last == 0 && r != nil {
+		return r.index, nil
+	}
+	return last, err
+}
 
 // StoreLog implements raft.LogStore.
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
@@ -146,7 +153,7 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 		if err != nil {
 			return fmt.Errorf("delete from the Raft log: %w", err)
 		}
-		last, err := s.LastIndex()
+		last, err := s.disk.LastIndex()
 		if err != nil {
 			return fmt.Errorf("delete from the Raft log: %w", err)
 		}

@@ -152,23 +152,23 @@ func (j *journal) dump() string {
 func (j *journal) Snapshot() (io.ReadCloser, int64, uint64, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
-	tx, err := j.db.Begin(false)
+	file, err := os.CreateTemp(j.dir, "outgoing-")
 	if err != nil {
 		return nil, 0, 0, err
 	}
-	index, _ := appliedIn(tx)
-	reader, writer := io.Pipe()
-	go func() {
-		defer tx.Rollback()
+	var index uint64
+	err = errors.Join(os.Remove(file.Name()), j.db.View(func(tx *bbolt.Tx) error {
+		index, _ = appliedIn(tx)
 		sum := sha256.New()
-		if _, err := tx.WriteTo(io.MultiWriter(writer, sum)); err != nil {
-			writer.CloseWithError(err)
-			return
+		if _, err := tx.WriteTo(io.MultiWriter(file, sum)); err != nil {
+			return err
 		}
-		_, err := writer.Write(sum.Sum(nil))
-		writer.CloseWithError(err)
-	}()
-	return reader, tx.Size() + sha256.Size, index, nil
+		_, err := file.Write(sum.Sum(nil))
+		return err
+	}))
+	size, seek := file.Seek(0, io.SeekCurrent)
+	_, rewind := file.Seek(0, io.SeekStart)
+	return file, size, index, errors.Join(err, seek, rewind)
 }
 
 func (j *journal) Restore(state io.Reader) error {

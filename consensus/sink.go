@@ -16,6 +16,7 @@ type snapshotSink struct {
 	store *snapshotStore
 	meta  raft.SnapshotMeta
 	taken bool // here
+	known bool // to this node already, to the last entry
 	file  *os.File
 	timer *time.Timer // fires when the leader's stream stalls
 }
@@ -25,22 +26,38 @@ func (s *snapshotSink) ID() string { return s.meta.ID }
 
 // Write takes a piece of the state that the leader sends.
 func (s *snapshotSink) Write(p []byte) (int, error) {
-	if s.file == nil {
+	if s.file == nil && !s.known {
 		if err := s.begin(); err != nil {
 			return 0, err
 		}
+	}
+	if s.known {
+		return len(p), nil
 	}
 	s.timer.Reset(s.store.stall)
 	return s.file.Write(p)
 }
 
-// begin opens the file. Of a snapshot that the log makes needless, nothing is
-// written.
+// begin opens the file, unless the snapshot has nothing that this node has not.
+// The leader sends the same snapshot again if the first answer got lost; it then
+// has to be told that all is well. A snapshot of less than this node has can only
+// be late, and installing it would drop entries that this node has acknowledged
+// since, and that may be committed because it did.
 func (s *snapshotSink) begin() error {
-	var last raft.Log
-	r, err := s.store.logs.record.Load(), s.store.logs.GetLog(s.meta.Index, &last)
-	if (r != nil && r.index >= s.meta.Index) || (err == nil && last.Term == s.meta.Term) {
+	logs := s.store.logs
+	last, err := logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("receive snapshot: %w", err)
+	}
+	var entry raft.Log
+	has := logs.GetLog(s.meta.Index, &entry) == nil && entry.Term == s.meta.Term
+	r := logs.record.Load()
+	switch {
+	case r != nil && r.index > s.meta.Index, has && last > s.meta.Index:
 		return fmt.Errorf("receive snapshot at log index %d: %w", s.meta.Index, errNotNeeded)
+	case r != nil && r.index == s.meta.Index:
+		s.known = true
+		return nil
 	}
 	if s.file, err = os.Create(filepath.Join(s.store.dir, incomingFile)); err != nil {
 		return fmt.Errorf("receive snapshot: %w", err)
@@ -54,6 +71,10 @@ func (s *snapshotSink) Close() error {
 	if s.taken {
 		return s.store.keep(&s.meta)
 	}
+	if s.known {
+		s.receive(true)
+		return nil
+	}
 	if s.file == nil {
 		return errors.New("receive snapshot: it is empty")
 	}
@@ -63,10 +84,15 @@ func (s *snapshotSink) Close() error {
 		return fmt.Errorf("receive snapshot: %w", err)
 	}
 	s.meta.Size = info.Size()
-	s.store.mu.Lock()
-	s.store.incoming = &s.meta
-	s.store.mu.Unlock()
+	s.receive(false)
 	return nil
+}
+
+// receive has the snapshot wait to be restored.
+func (s *snapshotSink) receive(known bool) {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.incoming, s.store.known = &s.meta, known
 }
 
 // Cancel drops the snapshot.

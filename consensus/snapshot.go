@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,10 +38,8 @@ const incomingFile = "incoming"
 // incomingID is the id of the snapshot in that file.
 const incomingID = "incoming"
 
-// errNotNeeded refuses a snapshot of what the log has, or of less than this node's
-// own: such a one arrives late, and installing it would drop entries that this
-// node has acknowledged since, and that may be committed because it did.
-var errNotNeeded = errors.New("this node has the snapshot's last entry")
+// errNotNeeded refuses a snapshot of less than this node has.
+var errNotNeeded = errors.New("this node has more than the snapshot")
 
 // snapshotStore is Raft's idea of a store of snapshots.
 type snapshotStore struct {
@@ -52,9 +51,12 @@ type snapshotStore struct {
 	stall time.Duration
 	// onStall breaks the connections that a stream may come in by.
 	onStall func()
+	// awaited returns when a node is there that the state can be sent to.
+	awaited func()
 
 	mu       sync.Mutex // guards what follows, and writes of logs.record
 	incoming *raft.SnapshotMeta
+	known    bool // what came in is what this node has; nothing was kept of it
 	outgoing map[*outgoing]struct{}
 	swapping bool // the state is about to be swapped
 }
@@ -89,26 +91,24 @@ func (r *record) meta() *raft.SnapshotMeta {
 // Open implements raft.SnapshotStore. The incoming snapshot is opened to restore
 // it, the record to send the state.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	if id == incomingID {
+		return s.received()
+	}
+	s.awaited()
+	return s.send(id)
+}
+
+// send opens the state to send it. The record may have moved on since its id was
+// given out; it is then all the better.
+func (s *snapshotStore) send(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	// Holding the lock keeps install from swapping the state meanwhile.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id == incomingID {
-		if s.incoming == nil {
-			return nil, nil, errors.New("open snapshot: none has come in")
-		}
-		file, err := os.Open(filepath.Join(s.dir, incomingFile))
-		if err != nil {
-			return nil, nil, fmt.Errorf("open incoming snapshot: %w", err)
-		}
-		return s.incoming, file, nil
-	}
-	// The record may have moved on since the id was given out. It is then all the
-	// better.
 	r := s.logs.record.Load()
 	if r == nil || s.swapping {
 		return nil, nil, fmt.Errorf("open snapshot %s: there is none", id)
 	}
 	meta := r.meta()
-	// Holding the lock keeps Restore from swapping the state meanwhile.
 	state, size, index, err := s.sm.Snapshot()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open state to send it: %w", err)
@@ -121,6 +121,23 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	s.outgoing[out] = struct{}{}
 	s.logs.held.Add(1)
 	return meta, out, nil
+}
+
+// received opens the snapshot that came in.
+func (s *snapshotStore) received() (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.incoming == nil {
+		return nil, nil, errors.New("open snapshot: none has come in")
+	}
+	if s.known {
+		return s.incoming, io.NopCloser(strings.NewReader("")), nil
+	}
+	file, err := os.Open(filepath.Join(s.dir, incomingFile))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open incoming snapshot: %w", err)
+	}
+	return s.incoming, file, nil
 }
 
 // keep records a snapshot that Raft took here.
@@ -142,7 +159,8 @@ func (s *snapshotStore) replace(r *record) error {
 	return nil
 }
 
-// install swaps in the incoming state and then records it.
+// install swaps in the incoming state and then records it. It returns nil without
+// an error if there was nothing to do.
 func (s *snapshotStore) install(state io.Reader) (*record, error) {
 	s.closeOutgoing()
 	s.mu.Lock()
@@ -153,6 +171,9 @@ func (s *snapshotStore) install(state io.Reader) (*record, error) {
 		return nil, errors.New("install snapshot: none has come in")
 	}
 	s.incoming = nil
+	if s.known {
+		return nil, nil
+	}
 	defer os.Remove(filepath.Join(s.dir, incomingFile)) // Open deletes what stays
 	if err := s.sm.Restore(state); err != nil {
 		return nil, fmt.Errorf("install snapshot: %w", err)

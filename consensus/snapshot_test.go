@@ -74,9 +74,7 @@ func TestLaggingFollowerGetsTheState(t *testing.T) {
 	c.leaveBehind(lagging)
 	node := c.start(lagging)
 	c.agree()
-	if r := node.storage.logs.record.Load(); r == nil {
-		t.Fatal("no snapshot was installed")
-	}
+	eventually(t, "the snapshot is recorded", func() bool { return node.storage.logs.record.Load() != nil })
 	for range 5 {
 		c.propose(node, "add y")
 	}
@@ -211,9 +209,10 @@ func TestFailedRestoreIsTriedAgain(t *testing.T) {
 	if failures != 3 || node.failure() != nil {
 		t.Fatalf("%d tries, failure %v", failures, node.failure())
 	}
-	if _, err := os.Stat(filepath.Join(old.cfg.Dir, incomingFile)); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("incoming file: %v", err)
-	}
+	eventually(t, "the incoming file is gone", func() bool {
+		_, err := os.Stat(filepath.Join(old.cfg.Dir, incomingFile))
+		return errors.Is(err, os.ErrNotExist)
+	})
 }
 
 // The tail of a cut-off leader goes beyond the snapshot that it then gets. The
@@ -258,41 +257,86 @@ func TestDivergedLogGivesWay(t *testing.T) {
 }
 
 func testSnapshots(s *storage, dir string, sm StateMachine) *snapshotStore {
-	return &snapshotStore{dir: dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}), stall: testTimeout, onStall: func() {}}
+	return &snapshotStore{dir: dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}), stall: testTimeout, onStall: func() {}, awaited: func() {}}
 }
 
-// A snapshot that arrives late must not drop what this node acknowledged.
-func TestNeedlessSnapshotIsRefused(t *testing.T) {
+// A snapshot that arrives late must not drop what this node acknowledged, and one
+// that it has to the last entry is as good as installed.
+func TestNeedlessSnapshot(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		record, last uint64 // what the node has, all of term 3
+		index, term  uint64 // what comes
+		refused      bool
+		known        bool
+	}{
+		{"before the record", 10, 20, 5, 3, true, false},
+		{"at the record, more in the log", 10, 20, 10, 3, true, false},
+		{"at the record, nothing more", 10, 10, 10, 3, false, true},
+		{"in the middle of the log", 10, 20, 15, 3, true, false},
+		{"in the middle of another log", 10, 20, 15, 4, false, false},
+		{"at the end of the log", 10, 20, 20, 3, false, false},
+		{"behind the log", 10, 20, 21, 3, false, false},
+		{"to an empty node", 0, 0, 21, 3, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, sm := t.TempDir(), testMachine(t)
+			s, _ := testStorage(t, dir, sm, nil)
+			store := testSnapshots(s, dir, sm)
+			_ = s.logs.StoreLogs(entries(1, max(test.last, 1), 3))
+			if test.record > 0 {
+				if err := store.keep((&record{index: test.record, term: 3}).meta()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = s.logs.DeleteRange(1, max(test.record, 1))
+			made, err := store.Create(1, test.index, test.term, raft.Configuration{}, 1, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sink := made.(*snapshotSink)
+			if _, err = sink.Write([]byte("state")); errors.Is(err, errNotNeeded) != test.refused || sink.known != test.known {
+				t.Errorf("known %v, err %v", sink.known, err)
+			}
+			if !test.known {
+				if err := sink.Cancel(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err := sink.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_, state, err := store.Open(incomingID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := store.install(state); r != nil || err != nil {
+				t.Fatal(r, err)
+			}
+		})
+	}
+}
+
+// The entry of the record is known even if it was cut off the log.
+func TestRecordStandsInForItsEntry(t *testing.T) {
 	dir, sm := t.TempDir(), testMachine(t)
 	s, _ := testStorage(t, dir, sm, nil)
 	_ = s.logs.StoreLogs(entries(1, 20, 3))
-	store := testSnapshots(s, dir, sm)
-	own := &record{index: 10, term: 3}
-	if err := store.keep(own.meta()); err != nil {
+	if err := testSnapshots(s, dir, sm).keep((&record{index: 10, term: 3}).meta()); err != nil {
 		t.Fatal(err)
 	}
 	_ = s.logs.DeleteRange(1, 10)
 	var last raft.Log
-	if err := s.logs.GetLog(10, &last); err != nil || last.Term != 3 {
-		t.Fatalf("the record's entry is not known any more: %+v, %v", last, err)
+	if err := s.logs.GetLog(10, &last); err != nil || last.Index != 10 || last.Term != 3 {
+		t.Fatalf("%+v, err %v", last, err)
 	}
 	if err := s.logs.GetLog(9, &last); err != raft.ErrLogNotFound {
 		t.Fatalf("err %v", err)
 	}
-	for _, test := range []struct {
-		index, term uint64
-		refused     bool
-	}{{5, 3, true}, {10, 3, true}, {15, 3, true}, {15, 4, false}, {21, 3, false}} {
-		sink, err := store.Create(1, test.index, test.term, raft.Configuration{}, 1, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err = sink.Write([]byte("state")); errors.Is(err, errNotNeeded) != test.refused {
-			t.Errorf("log index %d of term %d: err %v", test.index, test.term, err)
-		}
-		if err := sink.Cancel(); err != nil {
-			t.Error(err)
-		}
+	_ = s.logs.DeleteRange(11, 20)
+	if index, err := s.logs.LastIndex(); index != 10 || err != nil {
+		t.Fatalf("an empty log ends at %d, err %v", index, err)
 	}
 }
 

@@ -69,7 +69,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return takenSnapshot{}, nil
 // Restore installs the snapshot that came in from the leader.
 func (f *fsm) Restore(state io.ReadCloser) error {
 	r, err := f.snapshots.install(state)
-	if err != nil {
+	if err != nil || r == nil {
 		return err
 	}
 	index, _ := f.sm.Applied()
@@ -77,22 +77,25 @@ func (f *fsm) Restore(state io.ReadCloser) error {
 	return f.dropLog(r)
 }
 
-// dropLog deletes the log that a snapshot replaced. Its last entry is not the
-// cluster's (snapshotSink.begin), so none behind it is either.
+// dropLog deletes the log that a snapshot replaced.
 //
 // Raft would do this as well, but then carries on with the last log index that it
-// remembers. If that is not before the snapshot, the node would refuse all that
-// the leader sends from there and fetch the snapshot again, for ever
-// (hashicorp/raft issue 697). Only a new start makes it forget.
+// remembers. If that entry is not the cluster's and not before the snapshot, the
+// node would refuse all that the leader sends from there and fetch the snapshot
+// again, for ever (hashicorp/raft issue 697). Only a new start makes it forget.
 func (f *fsm) dropLog(r *record) error {
-	last, err := f.logs.LastIndex()
+	last, err := f.snapshots.logs.disk.LastIndex()
 	if err != nil {
+		return fmt.Errorf("drop replaced log: %w", err)
+	}
+	var entry raft.Log
+	if err := f.logs.GetLog(r.index, &entry); err != nil {
 		return fmt.Errorf("drop replaced log: %w", err)
 	}
 	if err := f.logs.DeleteRange(0, last); err != nil {
 		return err
 	}
-	if last >= r.index {
+	if last >= r.index && entry.Term != r.term {
 		f.life.fail(fmt.Errorf("%w: entries up to log index %d were never committed and gave way to a snapshot at %d", ErrLogDiverged, last, r.index))
 	}
 	return nil

@@ -138,11 +138,11 @@ func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
 // check compares what log, snapshot record and state say of each other, and
 // refuses to start on what no crash can have left behind.
 func (s *storage) check(sm StateMachine) error {
-	first, err := s.logs.FirstIndex()
+	first, err := s.disk.FirstIndex()
 	if err != nil {
 		return fmt.Errorf("read Raft log: %w", err)
 	}
-	last, err := s.logs.LastIndex()
+	last, err := s.disk.LastIndex()
 	if err != nil {
 		return fmt.Errorf("read Raft log: %w", err)
 	}

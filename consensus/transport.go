@@ -17,6 +17,13 @@ const (
 	// receiver may wait for each other for ever, while heartbeats go on and nobody
 	// elects another leader (hashicorp/raft issue 612, grafana/pyroscope pull 5518).
 	raftCallsInFlight = 1
+	// dialPatience is how long a connection to a node that is away is tried for, and
+	// dialInterval how often. The library waits up to 10 s longer after each failure,
+	// and a node that comes back would be left without entries for as long.
+	dialPatience = 30 * time.Second
+	dialInterval = 200 * time.Millisecond
+	// dialTimeout bounds each attempt, so that a lost packet does not cost more.
+	dialTimeout = 2 * time.Second
 	// snapshotBytesPerTimeout is how much of a snapshot a node must take within
 	// each Config.NetworkTimeout, on average.
 	snapshotBytesPerTimeout = 4 << 20
@@ -43,6 +50,8 @@ type streams struct {
 	network Network
 	address address // at which the others know this node
 
+	closing chan struct{} // closed by Close
+
 	mu     sync.Mutex // guards both
 	conns  map[*streamConn]struct{}
 	closed bool
@@ -58,7 +67,7 @@ func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
 func newStreams(network Network, own string) *streams {
-	return &streams{network: network, address: address(own), conns: make(map[*streamConn]struct{})}
+	return &streams{network: network, address: address(own), closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
 }
 
 // Accept implements net.Listener.
@@ -73,16 +82,28 @@ func (s *streams) Accept() (net.Conn, error) {
 	return s.track(conn, true)
 }
 
-// Dial implements raft.StreamLayer.
+// Dial implements raft.StreamLayer. It is patient: a node that is away may come
+// back while it tries.
 func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	if s.isClosed() {
-		return nil, net.ErrClosed
+	ticker := time.NewTicker(dialInterval)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(dialPatience); ; {
+		if s.isClosed() {
+			return nil, net.ErrClosed
+		}
+		conn, err := s.network.Dial(string(to), min(timeout, dialTimeout))
+		if err == nil {
+			return s.track(conn, false)
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-ticker.C:
+		case <-s.closing:
+			return nil, net.ErrClosed
+		}
 	}
-	conn, err := s.network.Dial(string(to), timeout)
-	if err != nil {
-		return nil, err
-	}
-	return s.track(conn, false)
 }
 
 // Addr implements net.Listener.
@@ -91,7 +112,10 @@ func (s *streams) Addr() net.Addr { return s.address }
 // Close breaks all connections and allows no new ones. The network stays open.
 func (s *streams) Close() error {
 	s.mu.Lock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
 	s.mu.Unlock()
 	s.breakConns(func(*streamConn) bool { return true })
 	return nil
