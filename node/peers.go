@@ -8,6 +8,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/atollregistry/atoll/blobstore"
 	atoll "github.com/atollregistry/atoll/proto"
@@ -17,12 +19,13 @@ const (
 	// heartbeatInterval is how often every node is asked how it is.
 	heartbeatInterval = time.Second
 	// heartbeatTimeout bounds one question.
-	heartbeatTimeout = 2 * time.Second
-	// healthyFor is how long an answer counts. Three missed heartbeats make a
-	// node unhealthy: it gets no new shards until it answers again.
-	healthyFor = 4 * time.Second
-	// suspectFor keeps a node that failed a transfer out of new placements even
-	// if it answers heartbeats, as one with a hung disk does.
+	heartbeatTimeout = 3 * time.Second
+	// healthyFor is how long an answer counts: longer than a question may take, so
+	// that a busy node is not taken for a dead one. A node that did not answer for
+	// so long is unhealthy and gets no new shards until it answers again.
+	healthyFor = 5 * time.Second
+	// suspectFor keeps a node that stalled out of new placements even if it
+	// answers heartbeats, as one with a hung disk does.
 	suspectFor = 10 * time.Second
 )
 
@@ -46,8 +49,11 @@ type peer struct {
 	answered     time.Time // zero if never
 	stats        *atoll.HeartbeatResponse
 	suspectUntil time.Time
-	asking       bool
-	healthy      bool // as last logged
+	// lostAt is when the connection failed: only an answer to a question asked
+	// later shows that the node is back.
+	lostAt  time.Time
+	asking  bool
+	healthy bool // as last logged
 }
 
 func newPeers(self string, pool *connPool, members func() []*atoll.Node, log zerolog.Logger) *peers {
@@ -100,6 +106,7 @@ func (p *peers) peer(id string) *peer {
 func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
+	asked := time.Now()
 	var answer *atoll.HeartbeatResponse
 	conn, err := p.pool.Conn(member.ClusterAddress)
 	if err == nil {
@@ -110,7 +117,7 @@ func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	known := p.peer(member.Id)
 	known.asking = false
 	// Another node may have taken over the address.
-	if err == nil && answer.NodeId == member.Id {
+	if err == nil && answer.NodeId == member.Id && asked.After(known.lostAt) {
 		known.answered, known.stats = time.Now(), answer
 	}
 }
@@ -143,7 +150,8 @@ func (p *peers) nameOf(id string) string {
 }
 
 func (k *peer) isHealthy(now time.Time) bool {
-	return k.stats != nil && !k.stats.Closing && now.Sub(k.answered) < healthyFor && now.After(k.suspectUntil)
+	return k.stats != nil && !k.stats.Closing && now.Sub(k.answered) < healthyFor &&
+		k.answered.After(k.lostAt) && now.After(k.suspectUntil)
 }
 
 // Self is this node's id.
@@ -184,16 +192,22 @@ func (p *peers) Conn(nodeID string) (grpc.ClientConnInterface, error) {
 	return nil, fmt.Errorf("connect to node %s: it is not a member of the cluster", nodeID)
 }
 
-// Suspect keeps a node out of new placements for a while, because a transfer
-// with it failed or stalled.
+// Suspect keeps a node out of new placements because a transfer with it failed:
+// until it answers again if the connection broke, and for a while if it answers
+// but does not get on with its work.
 func (p *peers) Suspect(nodeID string, err error) {
 	if nodeID == p.self {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.peer(nodeID).suspectUntil = time.Now().Add(suspectFor)
-	p.log.Warn().Err(err).Str("peer", p.nameOf(nodeID)).Dur("for", suspectFor).Msg("peer suspected")
+	known, now := p.peer(nodeID), time.Now()
+	if status.Code(err) == codes.Unavailable {
+		known.lostAt = now
+	} else {
+		known.suspectUntil = now.Add(suspectFor)
+	}
+	p.log.Warn().Err(err).Str("peer", p.nameOf(nodeID)).Msg("peer suspected")
 }
 
 // answer returns a node's last heartbeat and its age; ok is false if it never
