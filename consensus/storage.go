@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -103,17 +104,53 @@ func openLog(dir string) (*raftboltdb.BoltStore, error) {
 		}
 	} else if err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
+	} else if err := checkLength(path); err != nil {
+		return nil, err
 	}
 	return openBolt(path)
 }
 
+// checkLength makes sure that the log's file is as long as it says. bbolt maps it,
+// and on a shorter one the process would die of a bus error on a goroutine of
+// bbolt's own.
+func checkLength(path string) (err error) {
+	defer damaged(path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: logLockTimeout, ReadOnly: true})
+	if err != nil {
+		return logError(path, err)
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		err = db.View(func(tx *bbolt.Tx) error {
+			if info.Size() < tx.Size() {
+				return fmt.Errorf("it is damaged: it has %d bytes and says %d", info.Size(), tx.Size())
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		return logError(path, err)
+	}
+	return nil
+}
+
+// damaged turns a panic into an error: bbolt panics on some damaged files.
+func damaged(path string, err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("open Raft log %s: it is damaged: %v", path, p)
+	}
+}
+
+func logError(path string, err error) error {
+	if errors.Is(err, berrors.ErrTimeout) {
+		return fmt.Errorf("open Raft log %s: another process holds it", path)
+	}
+	return fmt.Errorf("open Raft log %s: %w", path, err)
+}
+
 func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
-	// bbolt panics on some damaged files.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("open Raft log %s: it is damaged: %v", path, p)
-		}
-	}()
+	defer damaged(path, &err)
 	db, err = raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
@@ -126,11 +163,8 @@ func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
 			InitialMmapSize: logMmapBytes,
 		},
 	})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("open Raft log %s: another process holds it", path)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("open Raft log %s: %w", path, err)
+		return nil, logError(path, err)
 	}
 	return db, nil
 }
