@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -41,10 +39,7 @@ type holder struct {
 	changed chan<- struct{}
 	once    sync.Once
 	err     error
-	// watch settles the holder when the node makes no progress.
-	watch *time.Timer
-	// batch is what is being written now.
-	batch atomic.Pointer[[]*cell]
+	watch   watchdog
 }
 
 // run feeds the shard until it is settled and the queue is closed. It returns
@@ -53,25 +48,23 @@ type holder struct {
 func (h *holder) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h.watch = time.AfterFunc(h.store.cfg.StallTimeout, func() {
+	h.watch.init(func(stuck []*cell) {
 		h.settle(errStalled)
 		cancel()
-		h.abandon()
+		h.abandon(stuck)
 	})
-	defer h.watch.Stop()
+	defer h.watch.disarm()
 	h.settle(h.feed(ctx))
 	for c := range h.cells {
 		c.release()
 	}
 }
 
-// abandon lets go of all cells, and of those still to come, while run may hang in
-// a write to a disk.
-func (h *holder) abandon() {
-	if batch := h.batch.Load(); batch != nil {
-		for _, c := range *batch {
-			c.abandon()
-		}
+// abandon lets go of all cells, those still to come included, while run may hang
+// in a write to a disk.
+func (h *holder) abandon(stuck []*cell) {
+	for _, c := range stuck {
+		c.abandon()
 	}
 	for c := range h.cells {
 		c.release()
@@ -101,34 +94,33 @@ func (h *holder) isSettled() bool {
 
 // feed is the shard's way, in one line.
 func (h *holder) feed(ctx context.Context) error {
+	stall := h.store.cfg.StallTimeout
+	h.watch.arm(stall, nil)
 	sink, err := h.store.openSink(ctx, h.node, h.header)
-	h.watch.Stop()
+	h.watch.disarm()
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer sink.close()
 	close(h.opened)
 	trailer := &proto.ShardTrailer{}
-	for batch := h.next(); len(batch) > 0; batch = h.next() {
+	for batch := h.next(sink); len(batch) > 0; batch = h.next(sink) {
 		h.checksum(trailer, batch)
-		h.batch.Store(&batch)
-		h.watch.Reset(h.store.cfg.StallTimeout)
+		h.watch.arm(stall, batch)
 		err := sink.write(batch)
-		h.watch.Stop()
-		if err == nil {
-			err = ctx.Err() // A disk does not look at it.
-		}
+		h.watch.disarm()
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
 	}
-	if h.dropped {
+	// A disk does not look at the context.
+	if ctx.Err() != nil || h.dropped {
 		return context.Canceled
 	}
 	trailer.ExtentSize = h.size
-	h.watch.Reset(commitStalls * h.store.cfg.StallTimeout)
+	h.watch.arm(commitStalls*stall, nil)
 	err = sink.commit(trailer)
-	h.watch.Stop()
+	h.watch.disarm()
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
@@ -136,9 +128,13 @@ func (h *holder) feed(ctx context.Context) error {
 }
 
 // next waits for a cell and returns it with those behind it, as many as a message
-// takes. It returns none when the queue is closed.
-func (h *holder) next() []*cell {
+// takes. It returns none when the queue is closed. A sink that meanwhile does not
+// get rid of what it was given has stalled: the writer may be waiting for that
+// very memory.
+func (h *holder) next(sink shardSink) []*cell {
+	h.watch.arm(h.store.cfg.StallTimeout, sink.pending())
 	first, ok := <-h.cells
+	h.watch.disarm()
 	if !ok {
 		return nil
 	}

@@ -24,6 +24,8 @@ type shardSink interface {
 	// write appends cells, and releases them once their bytes are not needed any
 	// more, even after an error.
 	write(cells []*cell) error
+	// pending returns the cells written and not released yet, never nil.
+	pending() []*cell
 	// commit makes the shard durable.
 	commit(trailer *proto.ShardTrailer) error
 	// close drops the shard unless commit succeeded, and lets go of all cells.
@@ -74,6 +76,8 @@ func (d *diskSink) write(cells []*cell) error {
 	return d.writer.Write(d.pieces...)
 }
 
+func (d *diskSink) pending() []*cell { return []*cell{} }
+
 func (d *diskSink) commit(trailer *proto.ShardTrailer) error {
 	_, err := d.writer.Commit(trailer)
 	return err
@@ -89,13 +93,7 @@ type peerSink struct {
 }
 
 func (p *peerSink) write(cells []*cell) error {
-	unfinished := p.sent[:0]
-	for _, c := range p.sent {
-		if !c.done.Load() {
-			unfinished = append(unfinished, c)
-		}
-	}
-	p.sent = append(unfinished, cells...)
+	p.sent = append(p.pending(), cells...)
 	data := make(mem.BufferSlice, 0, len(cells))
 	for _, c := range cells {
 		data = append(data, c.message())
@@ -103,6 +101,16 @@ func (p *peerSink) write(cells []*cell) error {
 	request := &frame{message: &proto.WriteShardRequest{}, data: data}
 	defer request.free()
 	return p.send(request)
+}
+
+func (p *peerSink) pending() []*cell {
+	pending := make([]*cell, 0, len(p.sent))
+	for _, c := range p.sent {
+		if !c.done.Load() {
+			pending = append(pending, c)
+		}
+	}
+	return pending
 }
 
 func (p *peerSink) send(request *frame) error {
