@@ -88,12 +88,14 @@ type dev struct {
 	nodes  []*devNode
 	// balancer is nil until the nodes have started.
 	balancer *balancer
+	// parent is the process that has started dev.
+	parent int
 	// releaseChildren lets go of the thread that the children are tied to.
 	releaseChildren func()
 }
 
 func newDev(cfg devConfig) *dev {
-	return &dev{cfg: cfg, report: newDevReport(cfg.out, cfg.json)}
+	return &dev{cfg: cfg, report: newDevReport(cfg.out, cfg.json), parent: os.Getppid()}
 }
 
 // Run starts the cluster and keeps it until ctx ends. Then it stops all nodes and
@@ -245,7 +247,16 @@ func (d *dev) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if d.orphaned() {
+			return nil
+		}
 	}
+}
+
+// orphaned reports whether dev was started by go run, which is gone. go run does
+// not pass a SIGTERM on, so this is how its end reaches dev.
+func (d *dev) orphaned() bool {
+	return ranByGo(d.cfg.executable) && os.Getppid() != d.parent
 }
 
 // stop lets running transfers finish, ends all nodes at once and waits for them. A

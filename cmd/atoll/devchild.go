@@ -155,11 +155,15 @@ func shellLine(argv []string) string {
 	return strings.Join(words, " ")
 }
 
-// programName is how the user calls this program: by its name, or by go run if
-// it is a temporary binary of the Go tool.
+// programName is how the user calls this program.
 func programName(executable string) string {
-	if strings.Contains(executable, string(filepath.Separator)+"go-build") {
+	if ranByGo(executable) {
 		return "go run ./cmd/atoll"
 	}
 	return filepath.Base(executable)
+}
+
+// ranByGo tells whether a program is a temporary binary of go run.
+func ranByGo(executable string) bool {
+	return strings.Contains(executable, string(filepath.Separator)+"go-build")
 }

@@ -219,6 +219,14 @@ func TestReportForPeople(t *testing.T) {
 	if strings.Contains(out, "request") {
 		t.Errorf("output has a line of level info:\n%s", out)
 	}
+	repeated := reported(t, false, func(r *devReport) {
+		sayAll(r)
+		sayAll(r)
+		r.nodeLine("n2", []byte(warnLine))
+	})
+	if slow, gone := strings.Count(repeated, "disk is slow"), strings.Count(repeated, "disk is gone"); slow != 2 || gone != 2 {
+		t.Errorf("a warning is shown %d times and an error %d times, want one of each node and both:\n%s", slow, gone, repeated)
+	}
 	quiet := reported(t, false, func(r *devReport) { r.quiet.Store(true); sayAll(r) })
 	if strings.Contains(quiet, "disk is slow") || !strings.Contains(quiet, "disk is gone") {
 		t.Errorf("while quiet the output is:\n%s", quiet)
@@ -248,10 +256,10 @@ func TestReportForPrograms(t *testing.T) {
 func TestReportDropsWhatNobodyReads(t *testing.T) {
 	out := reported(t, false, func(r *devReport) {
 		for range maxReportQueue + 10 {
-			r.nodeLine("n1", []byte(warnLine))
+			r.nodeLine("n1", []byte(errorLine))
 		}
 	})
-	if !strings.Contains(out, "(10 lines left out)") || strings.Count(out, "disk is slow") != maxReportQueue {
+	if !strings.Contains(out, "(10 lines left out)") || strings.Count(out, "disk is gone") != maxReportQueue {
 		t.Errorf("output says nothing of the dropped lines, or has more than %d", maxReportQueue)
 	}
 }

@@ -43,6 +43,9 @@ func (d *dev) form(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if d.orphaned() {
+			return nil
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,13 @@ import (
 // maxReportQueue is how many lines may wait for a terminal that stands still
 // (Ctrl-S); what comes after them is dropped, since the nodes must not wait too.
 const maxReportQueue = 1024
+
+const (
+	// repeatAfter is how long a node's warning is not shown again.
+	repeatAfter = 30 * time.Second
+	// maxRecentWarnings bounds how many are remembered for that.
+	maxRecentWarnings = 256
+)
 
 // devReport is what dev says: to people, or to programs as JSON lines. All of it
 // passes through one queue to one writer.
@@ -29,13 +37,16 @@ type devReport struct {
 	// quiet holds the nodes' warnings back while they form or stop, when it is
 	// normal that they miss each other.
 	quiet atomic.Bool
+	mu    sync.Mutex // guards recent
+	// recent is when a warning of a node was last shown.
+	recent map[string]time.Time
 	// overwrite is true while the last line on the terminal is a progress line;
 	// it belongs to Run.
 	overwrite bool
 }
 
 func newDevReport(out io.Writer, asJSON bool) *devReport {
-	r := &devReport{json: asJSON, out: out, queue: make(chan []byte, maxReportQueue)}
+	r := &devReport{json: asJSON, out: out, queue: make(chan []byte, maxReportQueue), recent: map[string]time.Time{}}
 	if file, ok := out.(*os.File); ok {
 		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
 		r.terminal = err == nil
@@ -124,7 +135,8 @@ func (r *devReport) progress(text string) {
 }
 
 // nodeLine shows a line of a node's log: as JSON all of them, to people warnings,
-// errors, and what is no log line, as a panic.
+// errors, and what is no log line, as a panic. Warnings are not repeated all the
+// time: Raft has one for every attempt to reach a dead node.
 func (r *devReport) nodeLine(node string, line []byte) {
 	if r.json {
 		if !json.Valid(line) { // a panic: the stream stays JSON
@@ -135,7 +147,8 @@ func (r *devReport) nodeLine(node string, line []byte) {
 		return
 	}
 	var entry struct {
-		Level string `json:"level"`
+		Level   string `json:"level"`
+		Message string `json:"message"`
 	}
 	var shown bytes.Buffer
 	fmt.Fprintf(&shown, "%s ", node)
@@ -148,9 +161,27 @@ func (r *devReport) nodeLine(node string, line []byte) {
 	if err != nil || level < zerolog.WarnLevel || r.quiet.Load() && level < zerolog.ErrorLevel {
 		return
 	}
+	if level == zerolog.WarnLevel && r.isRecent(node+" "+entry.Message) {
+		return
+	}
 	writer := zerolog.ConsoleWriter{Out: &shown, NoColor: true, TimeFormat: time.TimeOnly}
 	if _, err := writer.Write(line); err != nil {
 		fmt.Fprintf(&shown, "%s\n", line)
 	}
 	r.put(shown.Bytes())
+}
+
+// isRecent tells whether a warning was shown a short while ago, and if not, takes
+// note that it is shown now.
+func (r *devReport) isRecent(warning string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, shown := r.recent[warning]; shown && time.Since(last) < repeatAfter {
+		return true
+	}
+	if len(r.recent) >= maxRecentWarnings {
+		clear(r.recent)
+	}
+	r.recent[warning] = time.Now()
+	return false
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -70,9 +71,11 @@ func fetchStatus(ctx context.Context, dir string) (*node.Status, error) {
 		if a.err == nil {
 			return a.status, nil
 		}
-		faults = append(faults, a.err)
+		if !errors.Is(a.err, syscall.ECONNREFUSED) { // a socket that a dead process has left
+			faults = append(faults, a.err)
+		}
 	}
-	return nil, errors.Join(faults...)
+	return nil, errors.Join(append(faults, fmt.Errorf("no node runs in %s", strings.Join(folders, ", ")))...)
 }
 
 // nodeFolders finds the data folders that have an operator's socket: the folder
@@ -110,10 +113,10 @@ func printStatus(w io.Writer, s *node.Status) error {
 	for _, problem := range s.Problems {
 		fmt.Fprintf(table, "problem\t%s\n", problem)
 	}
-	fmt.Fprint(table, "\t\n")
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print status: %w", err)
 	}
+	fmt.Fprintln(w)
 	fmt.Fprintln(table, "NODE\tROLE\tSTATE\tSEEN\tAPPLIED\tFREE\tREGISTRY\tCLUSTER\tOPERATIONS")
 	for _, n := range s.Nodes {
 		fmt.Fprintln(table, strings.Join([]string{
