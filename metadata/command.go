@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -29,8 +30,11 @@ func encodeCommand(command *proto.Command) ([]byte, error) {
 	if len(encoded) > maxCommandBytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, the log takes at most %d", ErrInvalid, len(encoded), maxCommandBytes)
 	}
-	sum := crc32.Checksum(encoded, crc32.MakeTable(crc32.Castagnoli))
-	return binary.BigEndian.AppendUint32(encoded, sum), nil
+	return append(encoded, checksumOf(encoded)...), nil
+}
+
+func checksumOf(encoded []byte) []byte {
+	return binary.BigEndian.AppendUint32(nil, crc32.Checksum(encoded, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // decodeCommand reads a command from the log. A command that this version does
@@ -41,7 +45,7 @@ func decodeCommand(data []byte) (*proto.Command, error) {
 		return nil, fmt.Errorf("%w: command of %d bytes has no checksum", ErrCorrupt, len(data))
 	}
 	encoded := data[:len(data)-crc32.Size]
-	if crc32.Checksum(encoded, crc32.MakeTable(crc32.Castagnoli)) != binary.BigEndian.Uint32(data[len(encoded):]) {
+	if !bytes.Equal(checksumOf(encoded), data[len(encoded):]) {
 		return nil, fmt.Errorf("%w: command's checksum does not match", ErrCorrupt)
 	}
 	command := &proto.Command{}

@@ -98,41 +98,36 @@ func (e *ReferenceUnknownError) Is(target error) bool { return target == ErrRefe
 // refusalError turns the state machine's refusal into the error for the caller;
 // nil when the command was carried out.
 func refusalError(result *proto.Result) error {
-	sentinel := refusalSentinel(result.GetRefusal())
-	switch {
-	case sentinel == nil:
-		return nil
-	case sentinel == ErrUploadSize:
-		return &UploadSizeError{Size: result.GetUploadSize()}
-	case sentinel == ErrReferenceUnknown:
-		return &ReferenceUnknownError{Digests: result.GetDigests()}
-	case result.GetDetail() == "":
-		return sentinel
-	default:
-		return fmt.Errorf("%w: %s", sentinel, result.GetDetail())
-	}
-}
-
-func refusalSentinel(refusal proto.Refusal) error {
-	switch refusal {
+	switch result.GetRefusal() {
 	case proto.Refusal_REFUSAL_UNSPECIFIED:
 		return nil
+	case proto.Refusal_REFUSAL_UPLOAD_SIZE:
+		return &UploadSizeError{Size: result.GetUploadSize()}
+	case proto.Refusal_REFUSAL_REFERENCE_UNKNOWN:
+		return &ReferenceUnknownError{Digests: result.GetDigests()}
+	}
+	sentinel := refusalSentinel(result.GetRefusal())
+	if result.GetDetail() == "" {
+		return sentinel
+	}
+	return fmt.Errorf("%w: %s", sentinel, result.GetDetail())
+}
+
+// refusalSentinel is the error of a refusal that carries nothing but words.
+func refusalSentinel(refusal proto.Refusal) error {
+	switch refusal {
 	case proto.Refusal_REFUSAL_REPOSITORY_UNKNOWN:
 		return ErrRepositoryUnknown
 	case proto.Refusal_REFUSAL_BLOB_UNKNOWN:
 		return ErrBlobUnknown
 	case proto.Refusal_REFUSAL_UPLOAD_UNKNOWN:
 		return ErrUploadUnknown
-	case proto.Refusal_REFUSAL_UPLOAD_SIZE:
-		return ErrUploadSize
 	case proto.Refusal_REFUSAL_UPLOAD_FINISHED:
 		return ErrUploadFinished
 	case proto.Refusal_REFUSAL_MANIFEST_UNKNOWN:
 		return ErrManifestUnknown
 	case proto.Refusal_REFUSAL_TAG_UNKNOWN:
 		return ErrTagUnknown
-	case proto.Refusal_REFUSAL_REFERENCE_UNKNOWN:
-		return ErrReferenceUnknown
 	case proto.Refusal_REFUSAL_NODE_UNKNOWN:
 		return ErrNodeUnknown
 	case proto.Refusal_REFUSAL_NODE_NAME_TAKEN:

@@ -172,6 +172,14 @@ func (m *Machine) StateHash() (logIndex uint64, hash []byte) {
 
 // view reads the state as it is now. Damage found in it ends the node.
 func (m *Machine) view(read func(view) error) error {
+	err := m.viewLocked(read)
+	if errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrClosed) && m.cfg.Fatal != nil {
+		m.fatalOnce.Do(func() { m.cfg.Fatal(err) }) // without the lock: it may close the machine
+	}
+	return err
+}
+
+func (m *Machine) viewLocked(read func(view) error) error {
 	m.lock.RLock()
 	defer m.lock.RUnlock()
 	if err := m.usable(); err != nil {
@@ -180,7 +188,6 @@ func (m *Machine) view(read func(view) error) error {
 	err := viewDatabase(m.db, read)
 	if errors.Is(err, ErrCorrupt) {
 		m.fail(err)
-		m.fatal(err)
 	}
 	return err
 }
@@ -197,12 +204,6 @@ func (m *Machine) usable() error {
 }
 
 func (m *Machine) fail(err error) { m.failure.CompareAndSwap(nil, &err) }
-
-func (m *Machine) fatal(err error) {
-	if m.cfg.Fatal != nil {
-		m.fatalOnce.Do(func() { m.cfg.Fatal(err) })
-	}
-}
 
 // Close closes the database once running reads have ended. It is safe to call
 // twice.

@@ -198,6 +198,12 @@ func checkDatabase(db *bolt.DB) error {
 // createDatabase makes an empty database. A power failure during bbolt's own
 // initialisation can leave a broken file (bbolt README, "Caveats"), so it happens
 // under another name.
+//
+// Each bucket gets an empty bucket inside. bbolt keeps small buckets inside the
+// page of their parent, unless they have buckets themselves (Bucket.inlineable),
+// and copies such a one to the heap to read it (Bucket.openBucket). On a damaged
+// page it then reads, and hands out, memory behind the copy, which can end the
+// process without a word. Behind a page that is mapped there is only the map.
 func createDatabase(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -209,7 +215,11 @@ func createDatabase(dir string) error {
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, b := range append(stateBuckets(), bucketMachine) {
-			if _, err := tx.CreateBucket([]byte(b)); err != nil {
+			created, err := tx.CreateBucket([]byte(b))
+			if err != nil {
+				return err
+			}
+			if _, err := created.CreateBucket([]byte{separator}); err != nil {
 				return err
 			}
 		}

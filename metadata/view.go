@@ -121,6 +121,9 @@ func (v view) scan(b bucket, s span, visit func(rest, value []byte) error) error
 	}
 	cursor := v.tx.Bucket([]byte(b)).Cursor()
 	for key, sealed := cursor.Seek(start); key != nil && bytes.HasPrefix(key, s.prefix); key, sealed = cursor.Next() {
+		if sealed == nil {
+			continue // the bucket that every bucket has, see createDatabase
+		}
 		value, err := unseal(b, key, sealed)
 		if err != nil {
 			return err

@@ -1,0 +1,126 @@
+package metadata
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/prototext"
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/proto"
+)
+
+// FuzzDecodeCommand: whatever is in the log, it is understood completely or
+// refused, and what was understood is what was written.
+func FuzzDecodeCommand(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{1, 2, 3, 4, 5})
+	for _, command := range commandsOfAllKinds(f) {
+		f.Add(entryOf(f, 1, command).Data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, data := range [][]byte{data, withChecksum(data)} {
+			command, err := decodeCommand(data)
+			if err != nil {
+				if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnknownCommand) {
+					t.Fatalf("error is %v", err)
+				}
+				continue
+			}
+			again, err := decodeCommand(withChecksum(mustEncode(t, command)))
+			if err != nil || !pb.Equal(again, command) {
+				t.Fatalf("%v became %v (%v)", command, again, err)
+			}
+		}
+	})
+}
+
+// FuzzApply: no command of the right form, however senseless, ends a node or
+// breaks an invariant.
+func FuzzApply(f *testing.F) {
+	for _, command := range commandsOfAllKinds(f) {
+		text, err := prototext.Marshal(command)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var command proto.Command
+		if err := prototext.Unmarshal(text, &command); err != nil || command.GetBody() == nil {
+			t.Skip()
+		}
+		m := openMachine(t, t.TempDir())
+		var entries []consensus.Entry
+		for i, command := range append(commandsOfAllKinds(t), &command, &command) {
+			command.RequestId = requestID(uint64(i))
+			data := withChecksum(mustEncode(t, command))
+			entries = append(entries, consensus.Entry{Index: uint64(i + 1), Term: 1, Data: data})
+		}
+		if _, err := m.Apply(entries); err != nil {
+			t.Fatal(err)
+		}
+		checkInvariants(t, m)
+	})
+}
+
+// commandsOfAllKinds are one command of each kind, in an order in which most are
+// carried out.
+func commandsOfAllKinds(t testing.TB) (commands []*proto.Command) {
+	t.Helper()
+	for _, text := range []string{
+		`init_cluster { cluster_id: "c" }`,
+		`put_node { node { id: "n1" name: "one" } }`,
+		`put_node { node { id: "n2" name: "two" } }`,
+		`put_node { node { id: "n3" name: "two" } replaces_id: "n2" }`,
+		`set_node_state { id: "n3" state: NODE_STATE_DRAINING }`,
+		`create_upload { id: "u1" repository: "r" }`,
+		`extend_upload { id: "u1" repository: "r" extents { id: "extent-000000001" size: 3 layout { data_shards: 1 parity_shards: 1 cell_bytes: 1 } holders: ["n1", ""] } }`,
+		`commit_blob { repository: "r" digest: "d1" size: 3 upload_id: "u1" expected_size: 3 }`,
+		`mount_blob { repository: "s" digest: "d1" from: "r" }`,
+		`unlink_blob { repository: "s" digest: "d1" }`,
+		`create_upload { id: "u2" repository: "r" }`,
+		`cancel_upload { id: "u2" repository: "r" }`,
+		`put_manifest { repository: "r" tags: "v1" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true subject: "d3" blobs { digest: "d1" } } extents { id: "extent-000000002" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } }`,
+		`delete_tag { repository: "r" tag: "v1" }`,
+		`delete_manifest { repository: "r" digest: "d2" }`,
+		`expire { limit: 9 }`,
+		`checkpoint {}`,
+	} {
+		command := &proto.Command{TimeUnixMs: 1000}
+		if err := prototext.Unmarshal([]byte(text), command); err != nil {
+			t.Fatal(err)
+		}
+		commands = append(commands, command)
+	}
+	return commands
+}
+
+// FuzzRestore: whatever comes over the network, the state is whole afterwards.
+func FuzzRestore(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(snapshotHeader{logIndex: 1 << 40, databaseBytes: 100}.encode())
+	f.Add(snapshotOf(f, makeHistory(f, 30, 20).machine))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		m := openMachine(t, t.TempDir())
+		err := m.Restore(bytes.NewReader(content))
+		if verifyErr := m.Verify(); verifyErr != nil {
+			t.Fatalf("after %v: %v", err, verifyErr)
+		}
+	})
+}
+
+func withChecksum(encoded []byte) []byte {
+	return append(bytes.Clone(encoded), checksumOf(encoded)...)
+}
+
+func mustEncode(t testing.TB, command *proto.Command) []byte {
+	t.Helper()
+	encoded, err := encode(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encoded
+}

@@ -1,0 +1,140 @@
+package metadata
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/proto"
+)
+
+// putTags gives a repository tags of 6 digits, from first to last-1, many to a
+// command and many commands to a transaction.
+func putTags(t testing.TB, log *localLog, first, last int) {
+	t.Helper()
+	const tagsPerCommand, commandsPerBatch = 100, 50
+	var batch []consensus.Entry
+	for ; first < last; first += tagsPerCommand {
+		put := putOf("app", fmt.Sprintf("manifest %d", first))
+		for tag := first; tag < min(last, first+tagsPerCommand); tag++ {
+			put.Tags = append(put.Tags, fmt.Sprintf("%06d", tag))
+		}
+		log.last++
+		batch = append(batch, entryOf(t, log.last, &proto.Command{
+			RequestId: requestID(log.last), Body: &proto.Command_PutManifest{PutManifest: put},
+		}))
+		if len(batch) == commandsPerBatch || first+tagsPerCommand >= last {
+			if _, err := log.machine.Apply(batch); err != nil {
+				t.Fatal(err)
+			}
+			batch = nil
+		}
+	}
+}
+
+// medianOf returns the median time of run. The machine may be busy: a median is
+// not moved by a few slow runs.
+func medianOf(runs int, run func()) time.Duration {
+	times := make([]time.Duration, runs)
+	for i := range times {
+		start := time.Now()
+		run()
+		times[i] = time.Since(start)
+	}
+	slices.Sort(times)
+	return times[runs/2]
+}
+
+// TestCostDoesNotGrowWithTheState measures with 1,000 tags and with 100,000.
+func TestCostDoesNotGrowWithTheState(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes 100,000 tags")
+	}
+	s, log := openStore(t, StoreConfig{})
+	ctx := t.Context()
+	measure := func(tags int) map[string]time.Duration {
+		i := 0
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := func() string { i += 7919; return fmt.Sprintf("%06d", i%tags) }
+		times := map[string]time.Duration{
+			"read a tag": medianOf(101, func() { _, err := s.ManifestByTag(ctx, "app", next()); must(err) }),
+			"a page":     medianOf(31, func() { _, _, err := s.Tags(ctx, "app", next(), 100); must(err) }),
+			"put a tag":  medianOf(31, func() { must(s.PutManifest(ctx, putOf("app", "manifest 0", next()))) }),
+			"delete and put a tag": medianOf(31, func() {
+				must(s.DeleteTag(ctx, "app", next()))
+				must(s.PutManifest(ctx, putOf("app", "manifest 0", fmt.Sprintf("%06d", i%tags))))
+			}),
+		}
+		times["open"] = medianOf(11, func() {
+			must(log.machine.Close())
+			m, err := OpenMachine(log.machine.cfg)
+			must(err)
+			log.machine = m
+			s = NewStore(m, log, StoreConfig{})
+		})
+		return times
+	}
+	putTags(t, log, 0, 1000)
+	small := measure(1000)
+	putTags(t, log, 1000, 100_000)
+	large := measure(100_000)
+	info, err := os.Stat(filepath.Join(log.machine.cfg.Dir, stateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("database of %d MiB; times with 1,000 tags: %v; with 100,000: %v", info.Size()>>20, small, large)
+	for what := range small {
+		// A tree is deeper by a level or so; what reads all of it takes 100 times as
+		// long.
+		if large[what] > 5*small[what]+5*time.Millisecond {
+			t.Errorf("%s takes %s with 1,000 tags and %s with 100,000", what, small[what], large[what])
+		}
+	}
+	var tags []string
+	page := medianOf(31, func() { tags, _, err = s.Tags(ctx, "app", "050000", 1000) })
+	if err != nil || len(tags) != 1000 || tags[0] != "050001" {
+		t.Fatalf("page has %d tags from %q on (%v)", len(tags), tags[:1], err)
+	}
+	t.Logf("a page of 1,000 tags takes %s", page)
+	if page > 50*time.Millisecond { // 10 ms without the race detector and other people's work
+		t.Errorf("a page of 1,000 tags takes %s", page)
+	}
+	if err := log.machine.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkApply measures batches of tag writes on a state of 100,000 tags.
+func BenchmarkApply(b *testing.B) {
+	for _, size := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("batch of %d", size), func(b *testing.B) {
+			_, log := openStore(b, StoreConfig{})
+			putTags(b, log, 0, 100_000)
+			n := 0
+			for b.Loop() {
+				var batch []consensus.Entry
+				for range size {
+					log.last++
+					n += 7919
+					batch = append(batch, entryOf(b, log.last, &proto.Command{
+						RequestId: requestID(log.last),
+						Body:      &proto.Command_PutManifest{PutManifest: putOf("app", "manifest 0", fmt.Sprintf("%06d", n%100_000))},
+					}))
+				}
+				if _, err := log.machine.Apply(batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*size), "µs/command")
+		})
+	}
+}
