@@ -40,10 +40,10 @@ func makeHistory(t testing.TB, seed uint64, length int) *history {
 		}}})
 	}
 	for len(h.entries) < length {
-		switch n := h.rand.IntN(20); {
-		case n == 0:
+		switch h.rand.IntN(20) {
+		case 0:
 			h.append(nil)
-		case n == 1:
+		case 1:
 			h.append(h.entries[h.rand.IntN(len(h.entries))].Data)
 		default:
 			h.add(h.command())
