@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/atollregistry/atoll/proto"
@@ -30,8 +31,9 @@ func TestMain(m *testing.M) {
 
 const (
 	waitLimit = 30 * time.Second
-	// testStall is a short Config.StallTimeout, long enough for a busy machine.
+	// testStall and testHedge are short times for tests of what is slow.
 	testStall = time.Second
+	testHedge = 50 * time.Millisecond
 )
 
 // eventually waits until done returns true.
@@ -56,8 +58,9 @@ func testConfig() Config {
 	cfg.SmallBlobBytes = 3000
 	cfg.MaxExtentBytes = 100_000
 	cfg.BufferBytes = 4 << 20
-	cfg.HedgeDelay = 50 * time.Millisecond
-	cfg.StallTimeout = 2 * time.Second
+	// Long, since a busy machine is slow; tests of what is slow have shorter ones.
+	cfg.HedgeDelay = waitLimit
+	cfg.StallTimeout = waitLimit
 	cfg.ReserveBytes = 1
 	return cfg
 }
@@ -83,7 +86,8 @@ type testNode struct {
 	mu       sync.Mutex
 	sick     bool // answers no heartbeats
 	draining bool
-	full     bool
+	full     bool             // and its disk refuses every write
+	hung     chan struct{}    // if not nil, its disk's writes hang until it is closed
 	suspects map[string]error // by id, as this node sees them
 	conns    map[string]*grpc.ClientConn
 	// frozen, if not nil, lets nothing through to this node until it is closed.
@@ -157,6 +161,7 @@ func (n *testNode) start() {
 		t.Fatal(err)
 	}
 	store.nodeWait = 200 * time.Millisecond
+	n.spoil(store.disk)
 	address := n.address
 	if address == "" {
 		address = "127.0.0.1:0"
@@ -178,6 +183,51 @@ func (n *testNode) start() {
 	}()
 }
 
+// spoil puts the node's faults before its disk.
+func (n *testNode) spoil(d *Disk) {
+	space, write := d.calls.space, d.calls.write
+	d.calls.space = func(dir string) (free, total uint64, err error) {
+		if n.isFull() {
+			return 0, 1 << 40, nil
+		}
+		return space(dir)
+	}
+	d.calls.write = func(f *os.File, pieces [][]byte) error {
+		n.mu.Lock()
+		hung := n.hung
+		n.mu.Unlock()
+		if hung != nil {
+			<-hung
+		}
+		return write(f, pieces)
+	}
+}
+
+func (n *testNode) isFull() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.full
+}
+
+func (n *testNode) setFull(full bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.full = full
+}
+
+// hang makes the disk's writes hang until release is called.
+func (n *testNode) hang() (release func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hung = make(chan struct{})
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		close(n.hung)
+		n.hung = nil
+	}
+}
+
 // kill ends the node: its connections break, its transfers end.
 func (n *testNode) kill() {
 	if n.store == nil {
@@ -197,6 +247,31 @@ func (n *testNode) cut() {
 	n.setSick(true)
 	n.server.Stop()
 	<-n.served
+}
+
+// heal makes a node well again whatever was done to it.
+func (n *testNode) heal() {
+	n.thaw()
+	n.setFull(false)
+	n.kill()
+	n.start()
+	n.setSick(false)
+	for _, other := range n.cluster.nodes {
+		other.forgive()
+		if other != n {
+			other.waitConnected(n)
+		}
+	}
+}
+
+// waitConnected waits until a node can talk to another one again.
+func (n *testNode) waitConnected(to *testNode) {
+	n.cluster.t.Helper()
+	run := shardRun{extentID: newExtentID(), layout: layout{data: 1, cell: 1, size: 1}, cells: 1}
+	eventually(n.cluster.t, waitLimit, "connection is back", func() bool {
+		err := n.store.readRun(context.Background(), to.id, run, make([]byte, 1))
+		return errors.Is(err, ErrShardUnknown)
+	})
 }
 
 // freeze lets no byte through to the node or from it, as if it was stopped.
@@ -244,7 +319,7 @@ func (n *testNode) Nodes() []NodeInfo {
 	for _, other := range n.cluster.nodes {
 		other.mu.Lock()
 		info := NodeInfo{ID: other.id, Zone: other.zone, Healthy: !other.sick, Draining: other.draining, FreeBytes: 1 << 40, CapacityBytes: 1 << 40}
-		if other.full {
+		if other.full && other != n { // Its own disk is asked when it writes.
 			info.FreeBytes = 0
 		}
 		other.mu.Unlock()
@@ -271,6 +346,7 @@ func (n *testNode) Conn(nodeID string) (grpc.ClientConnInterface, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec()), grpc.MaxCallRecvMsgSize(8<<20), grpc.MaxCallSendMsgSize(8<<20)),
 		grpc.WithInitialWindowSize(2<<20), grpc.WithInitialConnWindowSize(16<<20),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 50 * time.Millisecond}}),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 			if err != nil {

@@ -35,8 +35,14 @@ type Config struct {
 	// HedgeDelay is how long a read of a shard, or the last holder of an extent that
 	// is done elsewhere, may take before it is worked around.
 	HedgeDelay time.Duration
-	// StallTimeout is how long a holder may make no progress before it is given up.
+	// StallTimeout is how long a holder may make no progress in a write before it is given up.
 	StallTimeout time.Duration
+
+	// ReadTimeout is how long one read of a shard may take before it is given up for
+	// good. It only matters when there are no others to work around it with, after
+	// HedgeDelay: then a slow answer is better than none, and on a node with more
+	// to do than it can, giving up early would only make more to do.
+	ReadTimeout time.Duration
 
 	// CapacityBytes is how many bytes the node offers for shards: its weight in
 	// placement. 0 means the size of the file system.
@@ -86,6 +92,7 @@ func DefaultConfig() Config {
 		BufferBytes:     64 << 20,
 		HedgeDelay:      300 * time.Millisecond,
 		StallTimeout:    5 * time.Second,
+		ReadTimeout:     30 * time.Second,
 		MaxShardWriters: 1024,
 		MaxShardReads:   32,
 		MaxOpenShards:   256,
@@ -112,6 +119,7 @@ func (c *Config) Validate() error {
 	require(c.BufferBytes > 0, "BufferBytes %d is not positive", c.BufferBytes)
 	require(c.HedgeDelay > 0, "HedgeDelay %s is not positive", c.HedgeDelay)
 	require(c.StallTimeout > 0, "StallTimeout %s is not positive", c.StallTimeout)
+	require(c.ReadTimeout > 0, "ReadTimeout %s is not positive", c.ReadTimeout)
 	require(c.MaxShardWriters > 0, "MaxShardWriters %d is not positive", c.MaxShardWriters)
 	require(c.MaxShardReads > 0, "MaxShardReads %d is not positive", c.MaxShardReads)
 	require(c.MaxOpenShards > 0, "MaxOpenShards %d is not positive", c.MaxOpenShards)

@@ -58,8 +58,8 @@ type wireError struct {
 }
 
 // toStatus turns an error into one that keeps its identity on the way to another
-// node. A context's end becomes the code that gRPC has for it; what is not in
-// the table becomes Internal.
+// node. A context's end becomes the code that gRPC has for it, ErrClosed that of a
+// node that is down; what is not in the table becomes Internal.
 func toStatus(err error) error {
 	if err == nil {
 		return nil
@@ -68,6 +68,9 @@ func toStatus(err error) error {
 		if errors.Is(err, wire.err) {
 			return status.Error(wire.code, err.Error())
 		}
+	}
+	if errors.Is(err, ErrClosed) {
+		return status.Error(codes.Unavailable, err.Error())
 	}
 	if s, ok := status.FromError(err); ok {
 		return s.Err()

@@ -50,6 +50,7 @@ func TestErrorsOfTheConnectionStayWhatTheyAre(t *testing.T) {
 	for err, want := range map[error]codes.Code{
 		context.Canceled:                   codes.Canceled,
 		context.DeadlineExceeded:           codes.DeadlineExceeded,
+		ErrClosed:                          codes.Unavailable,
 		errors.New("else"):                 codes.Internal,
 		status.Error(codes.Aborted, "own"): codes.Aborted,
 	} {

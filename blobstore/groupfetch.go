@@ -170,7 +170,7 @@ func (s *Store) readShard(ctx context.Context, node string, run shardRun, buf []
 			return ctx.Err()
 		}
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, s.cfg.StallTimeout, errStalled)
+	limited, cancel := context.WithTimeoutCause(ctx, s.cfg.ReadTimeout, errStalled)
 	defer cancel()
 	err := s.readRun(limited, node, run, buf)
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(limited), errStalled) {
@@ -224,7 +224,7 @@ func (f *groupFetch) noteLate() {
 		case shard.state == fetchRunning && took >= f.store.cfg.HedgeDelay:
 			shard.state = fetchLate
 			f.source.noteLate(number)
-		case shard.state == fetchLate && took >= f.store.cfg.StallTimeout+f.store.cfg.HedgeDelay:
+		case shard.state == fetchLate && took >= f.store.cfg.ReadTimeout+f.store.cfg.HedgeDelay:
 			f.fail(number, errStalled)
 		}
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/atollregistry/atoll/proto"
 )
 
-// errStalled says that a node made no progress for Config.StallTimeout.
+// errStalled says that a node made no progress for Config.StallTimeout in a write,
+// or for Config.ReadTimeout in a read.
 var errStalled = errors.New("no progress")
 
 // shardSink takes one shard to the node that is to hold it. One goroutine uses

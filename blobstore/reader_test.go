@@ -130,17 +130,18 @@ func TestReadHolderFails(t *testing.T) {
 			}
 		},
 	}
-	for name, fault := range faults {
-		for _, nodes := range []int{3, 6} {
+	for _, nodes := range []int{3, 6} {
+		c := startCluster(t, nodes, func(cfg *Config) {
+			cfg.MaxExtentBytes = 1 << 20
+			cfg.BufferBytes = 96 << 10 // Groups of some stripes.
+			cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge
+		})
+		for name, fault := range faults {
 			for _, at := range []int{0, 1, 9000, 150_000} {
-				t.Run(fmt.Sprintf("%s/%d/%d", name, nodes, at), func(t *testing.T) {
-					c := startCluster(t, nodes, func(cfg *Config) {
-						cfg.MaxExtentBytes = 1 << 20
-						cfg.BufferBytes = 96 << 10 // Groups of some stripes.
-						cfg.StallTimeout = testStall
-					})
+				t.Run(fmt.Sprintf("%d/%s/%d", nodes, name, at), func(t *testing.T) {
 					b := c.nodes[0].push(300_000, 1)
 					victim := c.others(c.nodes[0])[0]
+					defer victim.heal()
 					reader, err := c.nodes[0].store.Read(context.Background(), b.extents, 0, 300_000)
 					if err != nil {
 						t.Fatal(err)
@@ -210,7 +211,7 @@ func TestReadDegradedExtent(t *testing.T) {
 
 // TestReadOwnDiskHangs has the disk of the node that reads hang.
 func TestReadOwnDiskHangs(t *testing.T) {
-	c := startCluster(t, 3, func(cfg *Config) { cfg.MaxShardReads = 2 })
+	c := startCluster(t, 3, func(cfg *Config) { cfg.MaxShardReads, cfg.HedgeDelay = 2, testHedge })
 	b := c.nodes[0].push(60_000, 1)
 	n := c.nodes[0]
 	// All the reads that the disk may have under way hang.
@@ -373,23 +374,10 @@ func TestReadWhileNodesComeAndGo(t *testing.T) {
 		n.kill()
 		before := rounds.Load()
 		eventually(t, waitLimit, "reads go on", func() bool { return rounds.Load() > before+8 || t.Failed() })
-		n.start()
-		n.setSick(false)
-		c.nodes[0].forgive()
-		waitConnected(t, c.nodes[0], n)
+		n.heal()
 	}
 	stop.Store(true)
 	readers.Wait()
-}
-
-// waitConnected waits until a node can talk to another one again.
-func waitConnected(t *testing.T, from, to *testNode) {
-	t.Helper()
-	run := shardRun{extentID: newExtentID(), layout: layout{data: 1, cell: 1, size: 1}, cells: 1}
-	eventually(t, waitLimit, "connection is back", func() bool {
-		err := from.store.readRun(context.Background(), to.id, run, make([]byte, 1))
-		return errors.Is(err, ErrShardUnknown)
-	})
 }
 
 // TestCutSpan checks that the spans of a range are in order and whole, for many

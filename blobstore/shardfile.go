@@ -115,14 +115,14 @@ func (h shardHeader) encode() []byte {
 // software does not know.
 func decodeShardHeader(id shardID, b []byte) (shardHeader, error) {
 	if len(b) != headerBytes || string(b[:8]) != headerMagic {
-		return shardHeader{}, fmt.Errorf("shard %s: not a shard file: %w", id, ErrChecksum)
+		return shardHeader{}, fmt.Errorf("not a shard file: %w", ErrChecksum)
 	}
 	if sum := binary.LittleEndian.Uint32(b[headerBytes-checksumBytes:]); sum != crc32.Checksum(b[:headerBytes-checksumBytes], castagnoli()) {
-		return shardHeader{}, fmt.Errorf("shard %s: header: %w", id, ErrChecksum)
+		return shardHeader{}, fmt.Errorf("header: %w", ErrChecksum)
 	}
 	format, codec := binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[12:])
 	if format != shardFormat || codec != erasureCodec {
-		return shardHeader{}, fmt.Errorf("shard %s: format %d with erasure code %d is of other software: %w", id, format, codec, ErrInvalid)
+		return shardHeader{}, fmt.Errorf("format %d with erasure code %d is of other software: %w", format, codec, ErrInvalid)
 	}
 	h := shardHeader{
 		id:        shardID{extent: [ExtentIDBytes]byte(b[16:]), number: binary.LittleEndian.Uint32(b[32:])},
@@ -131,7 +131,7 @@ func decodeShardHeader(id shardID, b []byte) (shardHeader, error) {
 		cellBytes: binary.LittleEndian.Uint32(b[44:]),
 	}
 	if h.id != id {
-		return shardHeader{}, fmt.Errorf("shard %s: the file is of shard %s: %w", id, h.id, ErrChecksum)
+		return shardHeader{}, fmt.Errorf("the file is of shard %s: %w", h.id, ErrChecksum)
 	}
 	return h, nil
 }
@@ -161,13 +161,13 @@ type shardFooter struct {
 
 // decodeShardFooter reads the numbers of a footer. They are to be trusted only
 // once decodeTrailer has seen the whole trailer.
-func decodeShardFooter(id shardID, b []byte) (shardFooter, error) {
+func decodeShardFooter(b []byte) (shardFooter, error) {
 	if len(b) != footerBytes || string(b[:8]) != footerMagic {
-		return shardFooter{}, fmt.Errorf("shard %s: the file has no end: %w", id, ErrChecksum)
+		return shardFooter{}, fmt.Errorf("the file has no end: %w", ErrChecksum)
 	}
 	f := shardFooter{cells: binary.LittleEndian.Uint32(b[28:]), extentBytes: binary.LittleEndian.Uint64(b[32:])}
 	if f.cells == 0 || f.cells > MaxShardCells {
-		return shardFooter{}, fmt.Errorf("shard %s: footer with %d cells: %w", id, f.cells, ErrChecksum)
+		return shardFooter{}, fmt.Errorf("footer with %d cells: %w", f.cells, ErrChecksum)
 	}
 	return f, nil
 }
@@ -177,7 +177,7 @@ func decodeShardFooter(id shardID, b []byte) (shardFooter, error) {
 // fails with ErrChecksum.
 func decodeTrailer(h shardHeader, b []byte, fileBytes int64) (layout, []uint32, error) {
 	fail := func(what string) (layout, []uint32, error) {
-		return layout{}, nil, fmt.Errorf("shard %s: %s: %w", h.id, what, ErrChecksum)
+		return layout{}, nil, fmt.Errorf("%s: %w", what, ErrChecksum)
 	}
 	if len(b) < footerBytes {
 		return fail("trailer is cut off")
@@ -187,7 +187,7 @@ func decodeTrailer(h shardHeader, b []byte, fileBytes int64) (layout, []uint32, 
 		return fail("trailer")
 	}
 	footer := b[len(b)-footerBytes:]
-	f, err := decodeShardFooter(h.id, footer)
+	f, err := decodeShardFooter(footer)
 	if err != nil {
 		return layout{}, nil, err
 	}

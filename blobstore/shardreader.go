@@ -109,7 +109,7 @@ func readShardMeta(file *os.File, id shardID) (layout, []uint32, error) {
 	}
 	size := info.Size()
 	if size < headerBytes+footerBytes {
-		return layout{}, nil, fmt.Errorf("shard %s: %d bytes are no shard: %w", id, size, ErrChecksum)
+		return layout{}, nil, fmt.Errorf("%d bytes are no shard: %w", size, ErrChecksum)
 	}
 	b := make([]byte, headerBytes)
 	if err := readFull(file, b, 0); err != nil {
@@ -123,13 +123,13 @@ func readShardMeta(file *os.File, id shardID) (layout, []uint32, error) {
 	if err := readFull(file, b, size-footerBytes); err != nil {
 		return layout{}, nil, err
 	}
-	footer, err := decodeShardFooter(id, b)
+	footer, err := decodeShardFooter(b)
 	if err != nil {
 		return layout{}, nil, err
 	}
 	trailer := int64(footer.cells)*checksumBytes + footerBytes
 	if size < headerBytes+trailer {
-		return layout{}, nil, fmt.Errorf("shard %s: %d bytes are too short for %d cells: %w", id, size, footer.cells, ErrChecksum)
+		return layout{}, nil, fmt.Errorf("%d bytes are too short for %d cells: %w", size, footer.cells, ErrChecksum)
 	}
 	b = make([]byte, trailer)
 	if err := readFull(file, b, size-trailer); err != nil {

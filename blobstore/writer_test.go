@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -138,19 +136,13 @@ func TestAppendHolderFails(t *testing.T) {
 	faults := map[string]func(n *testNode){
 		"killed":  func(n *testNode) { n.cut() },
 		"stalled": func(n *testNode) { n.freeze() },
-		"full": func(n *testNode) {
-			n.mu.Lock()
-			n.full = true
-			n.mu.Unlock()
-			n.store.disk.calls.space = func(string) (uint64, uint64, error) { return 0, 1 << 40, nil }
-		},
+		"full":    func(n *testNode) { n.setFull(true) },
 	}
-	for name, fault := range faults {
-		for _, nodes := range []int{3, 4, 5} {
+	for _, nodes := range []int{3, 4, 5} {
+		c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
+		for name, fault := range faults {
 			for _, at := range []int{0, 2000, 9000, 60_000, 240_000, 250_000} {
-				t.Run(fmt.Sprintf("%s/%d/%d", name, nodes, at), func(t *testing.T) {
-					t.Parallel()
-					c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout = testStall })
+				t.Run(fmt.Sprintf("%d/%s/%d", nodes, name, at), func(t *testing.T) {
 					victim := c.nodes[1]
 					content := randomBytes(250_000, 1)
 					source := &gateReader{content: content, gate: at, reached: func() { fault(victim) }}
@@ -170,9 +162,27 @@ func TestAppendHolderFails(t *testing.T) {
 					b := &blob{content: content, extents: extents}
 					c.nodes[0].checkPull(b)
 					c.nodes[2].checkPull(b)
+					victim.heal()
+					victim.checkPull(b)
 				})
 			}
 		}
+	}
+}
+
+// TestAppendOwnDiskFull has the disk of the node that takes the bytes fill up.
+func TestAppendOwnDiskFull(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	content := randomBytes(250_000, 1)
+	source := &gateReader{content: content, gate: 60_000, reached: func() { c.nodes[0].setFull(true) }}
+	_, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[0].checkPull(&blob{content: content, extents: extents})
+	c.nodes[1].setFull(true)
+	if _, _, err := c.nodes[0].appendAll(Progress{}, bytes.NewReader(content)); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("with room on one node only: %v", err)
 	}
 }
 
@@ -193,21 +203,12 @@ func TestAppendSurvivesNextFailure(t *testing.T) {
 
 // TestAppendOwnDiskHangs has the disk of the node that takes the bytes hang.
 func TestAppendOwnDiskHangs(t *testing.T) {
-	c := startCluster(t, 3, func(cfg *Config) { cfg.StallTimeout = testStall })
-	n := c.nodes[0]
-	released := make(chan struct{})
-	write := n.store.disk.calls.write
-	var hung atomic.Bool
+	c := startCluster(t, 3, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
 	content := randomBytes(250_000, 1)
-	source := &gateReader{content: content, gate: 60_000, reached: func() { hung.Store(true) }}
-	n.store.disk.calls.write = func(f *os.File, pieces [][]byte) error {
-		if hung.Load() {
-			<-released
-		}
-		return write(f, pieces)
-	}
-	_, extents, err := n.appendAll(Progress{UploadID: "u"}, source)
-	close(released)
+	var release func()
+	source := &gateReader{content: content, gate: 60_000, reached: func() { release = c.nodes[0].hang() }}
+	_, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, source)
+	release()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +346,6 @@ func TestAppendManyAtOnce(t *testing.T) {
 		cfg.SmallBlobBytes = 128 << 10
 		cfg.MaxExtentBytes = 1 << 20
 		cfg.BufferBytes = 8 << 20
-		cfg.StallTimeout = waitLimit
 	})
 	var writers sync.WaitGroup
 	for i := range 200 {

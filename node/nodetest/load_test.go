@@ -26,7 +26,7 @@ func atOnce(n int, work func(i int) error) []error {
 
 // Many clients at once share the memory that a node has for stripes.
 func TestManyClientsAtOnce(t *testing.T) {
-	const uploads, pulls, size = 200, 500, 700 << 10
+	const uploads, pulls, size = 200, 500, 300 << 10
 	c := Start(t, 3)
 	for _, err := range atOnce(uploads, func(i int) error {
 		_, err := c.PushBlob(fmt.Sprintf("r%d", i%7), Bytes(uint64(i), size), c.Members[i%3], c.Members[(i+1)%3])
