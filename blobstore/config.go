@@ -70,9 +70,9 @@ type Config struct {
 const (
 	// MaxCellBytes bounds a cell, so that any cell fits into one message.
 	MaxCellBytes = 1 << 20
-	// MaxDataShards and MaxParityShards bound a layout. The erasure code could go up
-	// to 256 shards in all.
-	MaxDataShards   = 32
+	// MaxDataShards bounds k. The erasure code could go up to 256 shards in all.
+	MaxDataShards = 32
+	// MaxParityShards bounds m.
 	MaxParityShards = 8
 	// MaxShardCells bounds the cells of one shard, and with them the size of a
 	// trailer in a message and in memory: 1 MiB.

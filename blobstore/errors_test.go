@@ -43,7 +43,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 func TestErrorsOfTheConnectionStayWhatTheyAre(t *testing.T) {
 	for _, code := range []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.Unimplemented, codes.Unauthenticated} {
 		err := status.Error(code, "connection")
-		if got := fromStatus(err); got != err { //nolint:errorlint // The very same.
+		if got := fromStatus(err); got != err {
 			t.Errorf("%v became %v", err, got)
 		}
 	}
