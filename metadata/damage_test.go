@@ -11,6 +11,7 @@ import (
 // TestNoFlippedBitGoesUnseen flips single bits anywhere in the database. Each
 // must be found, or be in a place that says nothing.
 func TestNoFlippedBitGoesUnseen(t *testing.T) {
+	t.Parallel()
 	h := makeHistory(t, 5, 300)
 	random := rand.New(rand.NewPCG(6, 0))
 	found := 0

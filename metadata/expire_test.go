@@ -26,6 +26,7 @@ func eventually(t *testing.T, deadline time.Duration, condition func() bool) {
 }
 
 func TestExpire(t *testing.T) {
+	t.Parallel()
 	now := time.UnixMilli(1_000_000_000)
 	s, log := openStore(t, StoreConfig{
 		Now: func() time.Time { return now }, UploadTTL: 3 * time.Hour, FinishedTTL: time.Hour, BlobGrace: 2 * time.Hour,
@@ -84,6 +85,7 @@ func TestRunExpiresUntilItIsStopped(t *testing.T) {
 
 // TestCensusCountsEveryBlobOnce compares the census with a count of all blobs.
 func TestCensusCountsEveryBlobOnce(t *testing.T) {
+	t.Parallel()
 	s, log := openStore(t, StoreConfig{})
 	nodes := []string{"n1", "n2", "n3", "n4", "n5"}
 	joinNodes(t, s, nodes...)

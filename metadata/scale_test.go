@@ -49,6 +49,17 @@ func medianOf(runs int, run func()) time.Duration {
 	return times[runs/2]
 }
 
+// slowerThan returns what takes longer than a tree that is deeper by a level
+// explains. What reads all of it takes 100 times as long.
+func slowerThan(large, small map[string]time.Duration) (slow []string) {
+	for what := range small {
+		if what != "a page of 1,000" && large[what] > 5*small[what]+5*time.Millisecond {
+			slow = append(slow, what)
+		}
+	}
+	return slow
+}
+
 // TestCostDoesNotGrowWithTheState measures with 1,000 tags and with 100,000.
 func TestCostDoesNotGrowWithTheState(t *testing.T) {
 	if testing.Short() {
@@ -66,9 +77,10 @@ func TestCostDoesNotGrowWithTheState(t *testing.T) {
 		}
 		next := func() string { i += 7919; return fmt.Sprintf("%06d", i%tags) }
 		times := map[string]time.Duration{
-			"read a tag": medianOf(101, func() { _, err := s.ManifestByTag(ctx, "app", next()); must(err) }),
-			"a page":     medianOf(31, func() { _, _, err := s.Tags(ctx, "app", next(), 100); must(err) }),
-			"put a tag":  medianOf(31, func() { must(s.PutManifest(ctx, putOf("app", "manifest 0", next()))) }),
+			"read a tag":      medianOf(101, func() { _, err := s.ManifestByTag(ctx, "app", next()); must(err) }),
+			"a page of 1,000": medianOf(31, func() { _, _, err := s.Tags(ctx, "app", "000499", 1000); must(err) }),
+			"a page of 100":   medianOf(31, func() { _, _, err := s.Tags(ctx, "app", next(), 100); must(err) }),
+			"put a tag":       medianOf(31, func() { must(s.PutManifest(ctx, putOf("app", "manifest 0", next()))) }),
 			"delete and put a tag": medianOf(31, func() {
 				must(s.DeleteTag(ctx, "app", next()))
 				must(s.PutManifest(ctx, putOf("app", "manifest 0", fmt.Sprintf("%06d", i%tags))))
@@ -86,27 +98,28 @@ func TestCostDoesNotGrowWithTheState(t *testing.T) {
 	putTags(t, log, 0, 1000)
 	small := measure(1000)
 	putTags(t, log, 1000, 100_000)
-	large := measure(100_000)
 	info, err := os.Stat(filepath.Join(log.machine.cfg.Dir, stateFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("database of %d MiB; times with 1,000 tags: %v; with 100,000: %v", info.Size()>>20, small, large)
-	for what := range small {
-		// A tree is deeper by a level or so; what reads all of it takes 100 times as
-		// long.
-		if large[what] > 5*small[what]+5*time.Millisecond {
-			t.Errorf("%s takes %s with 1,000 tags and %s with 100,000", what, small[what], large[what])
+	// Other work on the machine can make it slow for a while, but not fast.
+	for attempt := 1; ; attempt++ {
+		large := measure(100_000)
+		t.Logf("database of %d MiB; times with 1,000 tags: %v; with 100,000: %v", info.Size()>>20, small, large)
+		slow := slowerThan(large, small)
+		if large["a page of 1,000"] > 10*time.Millisecond {
+			slow = append(slow, "a page of 1,000")
+		}
+		if len(slow) == 0 {
+			break
+		}
+		if attempt == 3 {
+			t.Fatalf("too slow with 100,000 tags: %q", slow)
 		}
 	}
-	var tags []string
-	page := medianOf(31, func() { tags, _, err = s.Tags(ctx, "app", "050000", 1000) })
+	tags, _, err := s.Tags(ctx, "app", "050000", 1000)
 	if err != nil || len(tags) != 1000 || tags[0] != "050001" {
-		t.Fatalf("page has %d tags from %q on (%v)", len(tags), tags[:1], err)
-	}
-	t.Logf("a page of 1,000 tags takes %s", page)
-	if page > 50*time.Millisecond { // 10 ms without the race detector and other people's work
-		t.Errorf("a page of 1,000 tags takes %s", page)
+		t.Fatalf("page has %d tags (%v)", len(tags), err)
 	}
 	if err := log.machine.Close(); err != nil {
 		t.Fatal(err)

@@ -98,6 +98,7 @@ func TestOlderStateIsDropped(t *testing.T) {
 }
 
 func TestDamagedSnapshotLeavesTheStateWhole(t *testing.T) {
+	t.Parallel()
 	h := makeHistory(t, 22, 150)
 	good := snapshotOf(t, h.machine)
 	m := openMachine(t, t.TempDir())
@@ -138,6 +139,7 @@ func TestDamagedSnapshotLeavesTheStateWhole(t *testing.T) {
 // TestDamageIsNotPassedOn restores states that were damaged before they were
 // sent, so that their digest is right.
 func TestDamageIsNotPassedOn(t *testing.T) {
+	t.Parallel()
 	h := makeHistory(t, 23, 150)
 	good := snapshotOf(t, h.machine)
 	random := rand.New(rand.NewPCG(8, 0))
@@ -170,7 +172,8 @@ func TestDamageIsNotPassedOn(t *testing.T) {
 // TestSnapshotWhileTheStateChanges takes snapshots and restores them while
 // entries are applied and read.
 func TestSnapshotWhileTheStateChanges(t *testing.T) {
-	h := makeHistory(t, 24, 400)
+	t.Parallel()
+	h := makeHistory(t, 24, 250)
 	m := openMachine(t, t.TempDir())
 	applied := make(chan error, 1)
 	go func() { // waited for by the receive below

@@ -236,6 +236,7 @@ func TestTooLargeCommandIsRefused(t *testing.T) {
 }
 
 func TestReadsWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	s, log := troubledStore(t, StoreConfig{LocalReadAfter: 20 * time.Millisecond, ReadTimeout: 200 * time.Millisecond})
 	local := NewStore(log.machine, &log.localLog, StoreConfig{})
 	joinNodes(t, local, "n1")
