@@ -44,7 +44,8 @@ type StoreConfig struct {
 	// FinishedTTL is how long a finished upload is remembered. Default 1 h.
 	FinishedTTL time.Duration
 	// BlobGrace is how long a blob without references keeps its extents, so that
-	// running pulls can end. Default 1 h.
+	// running pulls can end, and a push that was told the blob is there can link it.
+	// Default 24 h.
 	BlobGrace time.Duration
 	// ExpireInterval is the time between two rounds of expiry. Default 1 min.
 	ExpireInterval time.Duration
@@ -73,7 +74,7 @@ func NewStore(m *Machine, log Log, cfg StoreConfig) *Store {
 		{&cfg.LocalReadAfter, 2 * time.Second},
 		{&cfg.UploadTTL, 24 * time.Hour},
 		{&cfg.FinishedTTL, time.Hour},
-		{&cfg.BlobGrace, time.Hour},
+		{&cfg.BlobGrace, 24 * time.Hour},
 		{&cfg.ExpireInterval, time.Minute},
 	} {
 		if *d.field == 0 {
