@@ -230,7 +230,7 @@ func TestEveryCallMayFail(t *testing.T) {
 func TestDiskBlamesTheRightOne(t *testing.T) {
 	d := openTestDisk(t, diskConfig(t.TempDir()))
 	for fault, want := range map[error]error{
-		syscall.EIO: ErrDisk, syscall.EROFS: ErrDisk, syscall.EUCLEAN: ErrDisk, fs.ErrClosed: ErrDisk,
+		syscall.EIO: ErrDisk, syscall.EROFS: ErrDisk, syscall.ENXIO: ErrDisk, fs.ErrClosed: ErrDisk,
 		syscall.ENOSPC: ErrNoSpace, syscall.EDQUOT: ErrNoSpace, syscall.EMFILE: ErrBusy, syscall.ENFILE: ErrBusy,
 	} {
 		d.failed.Store(0)
