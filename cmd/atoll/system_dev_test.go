@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -111,6 +112,43 @@ func TestDevKilled(t *testing.T) {
 		eventually(t, 10*time.Second, "node "+n.ID+" is gone", func() bool { return !alive(n.PID) })
 	}
 	image.verify(t, startDev(t, dir).host("n3"))
+}
+
+// go run does not pass a SIGTERM on; its end must be dev's end too.
+func TestDevStopsWithGoRun(t *testing.T) {
+	dir := t.TempDir()
+	// What go run starts is a temporary binary in such a folder.
+	binary := filepath.Join(t.TempDir(), "go-build1", "atoll")
+	if err := os.Mkdir(filepath.Dir(binary), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(program(t, "atoll"), binary); err != nil {
+		t.Fatal(err)
+	}
+	listen := "--listen=127.0.0.1:" + strconv.Itoa(freePort(t))
+	shell := exec.Command("sh", "-c", `"$@" & wait`, "sh", binary, "dev", "--nodes=1", "--data="+dir, listen)
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shell.Process.Kill() })
+	var file devFile
+	eventually(t, formTimeout, "the node is ready", func() bool {
+		var err error
+		file, err = readDevFile(dir)
+		return err == nil && len(file.Nodes) == 1 && httpStatus(t, file.Nodes[0].Operations+"/readyz") == http.StatusOK
+	})
+	if err := shell.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = shell.Wait() // it was killed
+	eventually(t, stopLimit, "the node has stopped", func() bool { return !alive(file.Nodes[0].PID) })
+	eventually(t, stopLimit, "dev has stopped", func() bool {
+		lock, err := lockDev(dir)
+		if err == nil {
+			lock.Close()
+		}
+		return err == nil
+	})
 }
 
 // The leader's death is no client's failure.
