@@ -103,7 +103,7 @@ func (admittedCredentials) ClientHandshake(context.Context, string, net.Conn) (n
 }
 
 func (admittedCredentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 func (c admittedCredentials) Clone() credentials.TransportCredentials { return c }
 func (admittedCredentials) OverrideServerName(string) error           { return nil }

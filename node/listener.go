@@ -51,7 +51,7 @@ func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log
 
 // Run accepts connections until the listener is closed.
 func (l *clusterListener) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	handshakes := make(chan struct{}, maxHandshakes)
 	var running sync.WaitGroup

@@ -132,8 +132,9 @@ type parts struct {
 	closers []func() error // in the order of opening
 }
 
-// listeners are opened before anything else, so that a port in use is found
-// before the data folder is touched.
+// listeners are opened once the data folder is locked, so that a second process
+// of the same node is told of that and not of its ports, and before anything in
+// the folder is.
 type listeners struct{ registry, cluster, operations net.Listener }
 
 // open builds the node from the disk up. What was opened before an error is
@@ -150,13 +151,13 @@ func (n *Node) open() (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	if err := p.listen(); err != nil {
-		return p, err
-	}
 	if p.folder, err = openDataFolder(n.cfg.Data, n.cfg.Name); err != nil {
 		return p, err
 	}
 	p.closers = append(p.closers, p.folder.Close)
+	if err := p.listen(); err != nil {
+		return p, err
+	}
 	if p.self, err = n.describe(p.folder); err != nil {
 		return p, err
 	}

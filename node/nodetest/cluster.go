@@ -110,7 +110,7 @@ func (c *Cluster) stopAll() {
 		m.cancelRun()
 	}
 	for _, m := range c.Members {
-		m.wait()
+		_ = m.wait() // tests that care how a node ends call Stop
 	}
 }
 

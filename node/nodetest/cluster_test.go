@@ -216,7 +216,7 @@ func TestCutOffLeaderServesNothingStale(t *testing.T) {
 	if err != nil || response.StatusCode != http.StatusCreated {
 		t.Fatalf("move tag: %v %v %s", response, err, body)
 	}
-	response, body, err = leader.Do("HEAD", "/v2/a/manifests/latest", nil, nil)
+	response, _, err = leader.Do("HEAD", "/v2/a/manifests/latest", nil, nil)
 	switch {
 	case err != nil:
 		t.Errorf("read tag on the leader that is cut off: %v", err)
@@ -334,11 +334,10 @@ func TestRefusalsAtStart(t *testing.T) {
 	other := Start(t, 1)
 
 	second := &Member{cluster: c, Config: c.Members[0].Config}
-	second.Config.Registry.Listen, second.Config.Cluster.Listen, second.Config.Operations.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	second.Start()
 	wantEnd(t, second, "in use by another atoll process")
 
-	second.Config.Registry.Listen = c.Members[0].Config.Registry.Listen
+	second.Config.Data = t.TempDir()
 	second.Start()
 	wantEnd(t, second, "registry.listen", "address already in use")
 

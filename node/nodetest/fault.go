@@ -89,7 +89,7 @@ func (l *links) set(a, b *Member, cut bool) {
 	}
 	l.mu.Unlock()
 	for _, conn := range broken {
-		conn.Close()
+		_ = conn.Close() // it is broken on purpose
 	}
 }
 
