@@ -198,7 +198,15 @@ func form(t testing.TB, n int, configure func(cfg *Config)) *cluster {
 		c.add(fmt.Sprintf("n%d", i+1))
 	}
 	voters := min(n, c.nodes["n1"].cfg.MaxVoters)
-	eventually(t, "all voters vote", func() bool { return c.voters() == voters })
+	// Until every node has the last change in its log, the voters before it decide.
+	eventually(t, "all voters vote", func() bool {
+		for _, node := range c.nodes {
+			if node.voters() != voters {
+				return false
+			}
+		}
+		return true
+	})
 	return c
 }
 
@@ -264,14 +272,14 @@ func (c *cluster) ids() []string {
 	return ids
 }
 
-func (c *cluster) voters() int {
-	n := 0
-	for _, server := range c.leader().servers() {
+func (n *testNode) voters() int {
+	count := 0
+	for _, server := range n.servers() {
 		if server.Suffrage == raft.Voter {
-			n++
+			count++
 		}
 	}
-	return n
+	return count
 }
 
 // propose must succeed.
