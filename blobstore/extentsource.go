@@ -37,12 +37,8 @@ type extentSource struct {
 	late  []time.Time // when the shard last came late, zero if never
 }
 
-// newExtentSource fails with ErrInvalid when the record can't be true.
-func (s *Store) newExtentSource(extent *proto.Extent) (*extentSource, error) {
-	l, err := extentLayout(extent)
-	if err != nil {
-		return nil, err
-	}
+// newExtentSource takes an extent of the layout given.
+func (s *Store) newExtentSource(extent *proto.Extent, l layout) *extentSource {
 	source := &extentSource{
 		id: extent.GetId(), layout: l, holders: extent.GetHolders(),
 		trust: make([]trust, l.shards()), late: make([]time.Time, l.shards()),
@@ -63,7 +59,7 @@ func (s *Store) newExtentSource(extent *proto.Extent) (*extentSource, error) {
 			source.trust[number] = trustDoubtful
 		}
 	}
-	return source, nil
+	return source
 }
 
 // trusted returns how much to count on each shard, by shard number.
@@ -93,21 +89,22 @@ func (e *extentSource) noteLate(number int) {
 	e.late[number] = time.Now()
 }
 
-// choose returns the shards to fetch for those that are wanted, and the others
-// that could stand in, the best first. A wanted shard that can't be counted on is
-// among the others. Of a mirrored extent any one shard is wanted.
+// choose returns the shards to fetch for the data shards that are wanted, and the
+// others that could stand in, the best first. A wanted shard that can't be counted
+// on is among the others.
 func (e *extentSource) choose(firstWanted, lastWanted int) (fetch, spares []int) {
 	trusted := e.trusted()
 	order := rand.Perm(len(trusted)) // Spreads the load over equals.
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(trusted[a], trusted[b]) })
+	// Any k shards are as good as the data. Rebuilding costs far less processor time
+	// than another node's sending what this node's disk has.
+	anyWill := lastWanted-firstWanted+1 == e.layout.data
 	for _, number := range order {
-		wanted := number >= firstWanted && number <= lastWanted && trusted[number] < trustDoubtful
-		if e.layout.mirrored() {
-			wanted = len(fetch) == 0
-		}
+		wanted := trusted[number] < trustDoubtful && (e.layout.mirrored() || number >= firstWanted && number <= lastWanted)
+		local := trusted[number] == trustLocal
 		switch {
 		case trusted[number] == trustNone:
-		case wanted:
+		case len(fetch) < e.layout.data && (wanted || anyWill && local):
 			fetch = append(fetch, number)
 		default:
 			spares = append(spares, number)

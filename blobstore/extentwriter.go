@@ -142,8 +142,10 @@ func (w *extentWriter) waitOpen(ctx context.Context) error {
 		case <-h.opened:
 		case <-h.settled:
 		case <-ctx.Done():
-			return fmt.Errorf("open extent: %w", context.Cause(ctx))
 		}
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("open extent: %w", context.Cause(ctx))
 	}
 	return nil
 }

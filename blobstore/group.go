@@ -66,7 +66,7 @@ type group struct {
 // newGroup takes the next group off a part. It returns nil if there is no memory
 // for it, unless the group must be had: then it is one cell, outside of the budget.
 func (s *Store) newGroup(p *part, must bool) *group {
-	l := p.source.layout
+	l := p.layout
 	sp := l.cutSpan(p.offset, p.length, s.groupBytes())
 	memory := s.tryReadMemory(sp.memoryBytes(l))
 	if memory == nil && !must {
@@ -75,6 +75,9 @@ func (s *Store) newGroup(p *part, must bool) *group {
 	if memory == nil {
 		sp = l.cutSpan(p.offset, p.length, 1)
 		memory = s.overdrawReadMemory(sp.memoryBytes(l))
+	}
+	if p.source == nil {
+		p.source = s.newExtentSource(p.extent, l)
 	}
 	g := &group{span: sp, store: s, source: p.source, offset: p.offset, memory: memory, done: make(chan struct{})}
 	p.offset += uint64(sp.bytes)

@@ -188,11 +188,11 @@ func (s *Store) readPeer(ctx context.Context, node string, run shardRun, buf []b
 }
 
 // isNodeFault says whether an error is the fault of the node or of the way to
-// it, so that new work should avoid the node. A full or busy node is well, and a
-// lost or rotten shard is the shard's own trouble.
+// it, so that new work should avoid the node. A full, busy or slow node is well,
+// and a lost or rotten shard is the shard's own trouble.
 func isNodeFault(err error) bool {
 	for _, harmless := range []error{
-		ErrNoSpace, ErrShardUnknown, ErrChecksum, ErrBusy, ErrInvalid, ErrClosed, context.Canceled, context.DeadlineExceeded,
+		ErrNoSpace, ErrShardUnknown, ErrChecksum, ErrBusy, ErrInvalid, ErrClosed, errLate, context.Canceled, context.DeadlineExceeded,
 	} {
 		if errors.Is(err, harmless) {
 			return false

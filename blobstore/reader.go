@@ -29,7 +29,7 @@ const (
 // cells as they are. It is for one goroutine, and must be closed; it stops when
 // ctx ends. Read fails with ErrInvalid if the range is not in the blob.
 func (s *Store) Read(ctx context.Context, extents []*proto.Extent, offset, length uint64) (io.ReadCloser, error) {
-	parts, err := s.cutParts(extents, offset, length)
+	parts, err := cutParts(extents, offset, length)
 	if err != nil {
 		return nil, fmt.Errorf("read blob: %w", err)
 	}
@@ -47,12 +47,14 @@ func (s *Store) Read(ctx context.Context, extents []*proto.Extent, offset, lengt
 
 // part is what of one extent is still to be read.
 type part struct {
-	source         *extentSource
+	extent         *proto.Extent
+	layout         layout
+	source         *extentSource // nil before the first group
 	offset, length uint64
 }
 
 // cutParts returns the parts of the extents that a range of the blob lies in.
-func (s *Store) cutParts(extents []*proto.Extent, offset, length uint64) ([]part, error) {
+func cutParts(extents []*proto.Extent, offset, length uint64) ([]part, error) {
 	var parts []part
 	wanted := length
 	for _, extent := range extents {
@@ -64,16 +66,16 @@ func (s *Store) cutParts(extents []*proto.Extent, offset, length uint64) ([]part
 		if wanted == 0 {
 			break
 		}
-		source, err := s.newExtentSource(extent)
+		l, err := extentLayout(extent)
 		if err != nil {
 			return nil, err
 		}
 		take := min(wanted, size-offset)
-		parts = append(parts, part{source: source, offset: offset, length: take})
+		parts = append(parts, part{extent: extent, layout: l, offset: offset, length: take})
 		wanted -= take
 		offset = 0
 	}
-	if wanted > 0 || offset > 0 && length > 0 {
+	if wanted > 0 {
 		return nil, fmt.Errorf("%d bytes are beyond the end: %w", wanted, ErrInvalid)
 	}
 	return parts, nil

@@ -329,7 +329,10 @@ func TestClose(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- store.Close() }()
 	eventually(t, waitLimit, "close begins", func() bool {
-		_, _, err := store.begin(context.Background())
+		_, end, err := store.begin(context.Background())
+		if err == nil {
+			end()
+		}
 		return errors.Is(err, ErrClosed)
 	})
 	if _, err := io.ReadAll(reader); !errors.Is(err, ErrClosed) {

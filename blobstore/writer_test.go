@@ -138,10 +138,10 @@ func TestAppendHolderFails(t *testing.T) {
 		"stalled": func(n *testNode) { n.freeze() },
 		"full":    func(n *testNode) { n.setFull(true) },
 	}
-	for _, nodes := range []int{3, 4, 5} {
+	for _, nodes := range []int{3, 5} {
 		c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
 		for name, fault := range faults {
-			for _, at := range []int{0, 2000, 9000, 60_000, 240_000, 250_000} {
+			for _, at := range []int{0, 9000, 60_000, 240_000, 250_000} {
 				t.Run(fmt.Sprintf("%d/%s/%d", nodes, name, at), func(t *testing.T) {
 					victim := c.nodes[1]
 					content := randomBytes(250_000, 1)
@@ -153,8 +153,9 @@ func TestAppendHolderFails(t *testing.T) {
 					if digest, _ := to.Digest("sha256"); digest != sha256Digest(content) {
 						t.Error("wrong digest")
 					}
-					// One that is known to be dead before the extent is placed is not even asked.
-					if name == "stalled" || name == "killed" && at > 3000 && at < 200_000 {
+					// One that is known to be dead before the extent is placed is not even asked, and
+					// with two parities one that is slow is only left behind.
+					if nodes == 3 && (name == "stalled" || name == "killed" && at > 3000 && at < 200_000) {
 						if !c.nodes[0].suspected(victim.id) {
 							t.Error("nobody suspects the node")
 						}
