@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -175,7 +174,7 @@ func (n *testNode) kill() {
 	n.stop()
 	n.life.end()
 	n.running.Wait()
-	n.raft.Shutdown().Error()
+	_ = n.raft.Shutdown().Error()
 	n.network.close()
 	n.localReads.close()
 	n.leaderReads.close()
@@ -292,6 +291,16 @@ func (c *cluster) propose(n *testNode, command string) string {
 	return string(result)
 }
 
+// insist proposes a command until it is acknowledged, perhaps more than once: an
+// election may be on.
+func (c *cluster) insist(n *testNode, command string) {
+	c.t.Helper()
+	eventually(c.t, "propose on "+n.id, func() bool {
+		_, _, err := n.Propose(c.ctx(), []byte(command))
+		return err == nil
+	})
+}
+
 // agree waits until all running nodes have the same state, and returns it.
 func (c *cluster) agree() string {
 	c.t.Helper()
@@ -321,4 +330,3 @@ func (n *testNode) mustFail(t *testing.T, target error) {
 	}
 }
 
-func lines(text string) int { return strings.Count(text, "\n") }

@@ -133,7 +133,7 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 	r.localReads = newRounds(cfg.ConfirmTimeout, r.fetchIndex)
 	r.autopilot = newPilot(r)
 	if err := r.start(sm); err != nil {
-		r.streams.Close()
+		_ = r.streams.Close()
 		return nil, errors.Join(err, r.storage.disk.Close())
 	}
 	return r, nil
@@ -160,7 +160,7 @@ func (r *Replica) start(sm StateMachine) error {
 	r.watchElections()
 	return r.life.arm(func() {
 		r.raft.Shutdown()
-		r.streams.Close()
+		_ = r.streams.Close()
 	})
 }
 
@@ -224,8 +224,8 @@ func (r *Replica) Close(ctx context.Context) error {
 	go func() { // ends when Raft has; waited for below unless the disk hangs
 		defer close(stopped)
 		ended := r.raft.Shutdown()
-		r.streams.Close() // whoever waits for the network waits no longer
-		_ = ended.Error() // it has none
+		_ = r.streams.Close() // whoever waits for the network waits no longer
+		_ = ended.Error()     // it has none
 		r.localReads.close()
 		r.leaderReads.close()
 	}()
