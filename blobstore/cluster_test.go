@@ -517,7 +517,7 @@ func (c *testCluster) checkExtent(e *proto.Extent) {
 			durable++
 		}
 	}
-	if durable < l.safeShards() {
+	if durable < l.data+min(1, l.parity) {
 		c.t.Errorf("extent %x: %d of %d shards are durable", e.GetId(), durable, l.shards())
 	}
 }

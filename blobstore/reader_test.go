@@ -383,6 +383,25 @@ func TestReadWhileNodesComeAndGo(t *testing.T) {
 	readers.Wait()
 }
 
+// TestRebuildRoom sees that nothing is rebuilt where a read that hangs may write.
+func TestRebuildRoom(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	b := c.nodes[0].push(60_000, 1)
+	l, err := extentLayout(b.extents[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := c.nodes[0].store.newGroup(&part{extent: b.extents[0], layout: l, length: 60_000}, true)
+	defer g.release()
+	f := &groupFetch{group: g, shards: make([]shardFetch, l.shards())}
+	for state, own := range map[fetchState]bool{fetchIdle: true, fetchRunning: false, fetchLate: false, fetchFailed: false} {
+		f.shards[1].state = state
+		if got := &f.rebuildRoom(1)[0] == &g.room(1)[0]; got != own {
+			t.Errorf("in state %d the shard is rebuilt in its own room: %t", state, got)
+		}
+	}
+}
+
 // TestCutSpan checks that the spans of a range are in order and whole, for many
 // layouts.
 func TestCutSpan(t *testing.T) {

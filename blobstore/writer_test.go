@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -236,8 +237,8 @@ func TestAppendTooManyFail(t *testing.T) {
 
 // TestAppendTwoFailWithTwoParities has m = 2.
 func TestAppendTwoFailWithTwoParities(t *testing.T) {
-	c := startCluster(t, 6, nil)
-	content := randomBytes(250_000, 1)
+	c := startCluster(t, 6, func(cfg *Config) { cfg.MaxExtentBytes = 1 << 20 })
+	content := randomBytes(900_000, 1)
 	source := &gateReader{content: content, gate: 60_000, reached: func() {
 		c.nodes[1].cut()
 		c.nodes[2].cut()
@@ -245,6 +246,15 @@ func TestAppendTwoFailWithTwoParities(t *testing.T) {
 	_, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, source)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// What comes after the failure is in another extent, with all its shards.
+	if size := extents[0].GetSize(); size > 500_000 {
+		t.Errorf("the extent went on to %d bytes", size)
+	}
+	for _, e := range extents[1:] {
+		if slices.Contains(e.GetHolders(), "") {
+			t.Errorf("a later extent is degraded: %v", e.GetHolders())
+		}
 	}
 	b := &blob{content: content, extents: extents}
 	c.nodes[0].checkPull(b)
