@@ -329,4 +329,3 @@ func (n *testNode) mustFail(t *testing.T, target error) {
 		t.Fatalf("a failed node proposes: %v", err)
 	}
 }
-
