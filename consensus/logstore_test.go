@@ -347,10 +347,7 @@ func TestHungDiskUnderTheLeader(t *testing.T) {
 	}
 	release := make(chan struct{})
 	log.hang.Store(&release)
-	eventually(t, "progress without the hung leader", func() bool {
-		_, _, err := follower.Propose(c.ctx(), []byte("add x"))
-		return err == nil
-	})
+	c.insist(follower, "add x")
 	leader.mustFail(t, ErrLogWriteTimeout)
 	close(release)
 	log.hang.Store(nil)
@@ -365,12 +362,12 @@ func TestFailedDiskUnderAFollower(t *testing.T) {
 	c := form(t, 3, faulty("n3", log))
 	eio := errors.New("input/output error")
 	log.err.Store(&eio)
-	c.propose(c.nodes["n2"], "add x")
+	c.insist(c.nodes["n2"], "add x")
 	c.nodes["n3"].mustFail(t, eio)
 	c.nodes["n3"].kill()
 	c.configure = nil
 	c.start("n3")
-	c.propose(c.nodes["n3"], "add x")
+	c.insist(c.nodes["n3"], "add x")
 	c.agree()
 }
 

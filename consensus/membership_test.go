@@ -40,7 +40,7 @@ func TestVotersAreCappedAndReplaced(t *testing.T) {
 		return false
 	})
 	c.votersAre("n4 has no vote", "n1", "n2", "n3")
-	c.propose(c.nodes["n4"], "add x") // a node without a vote serves all the same
+	c.insist(c.nodes["n4"], "add x") // a node without a vote serves all the same
 	if err := c.nodes["n4"].ReadIndex(c.ctx()); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestVotersAreCappedAndReplaced(t *testing.T) {
 	want := without([]string{"n1", "n2", "n3", "n4"}, gone)
 	c.votersAre("n4 has the vote of "+gone, want...)
 	c.start(gone)
-	c.propose(c.nodes[gone], "add x")
+	c.insist(c.nodes[gone], "add x")
 	c.votersAre(gone+" comes back without one", want...)
 	c.agree()
 }
@@ -81,7 +81,7 @@ func TestAddAndRemoveNodes(t *testing.T) {
 	c.start("n4")
 	c.add("n4")
 	c.votersAre("n4 votes", append(without([]string{"n1", "n2", "n3"}, follower.id), "n4")...)
-	c.propose(c.nodes["n4"], "add x")
+	c.insist(c.nodes["n4"], "add x")
 	c.agree()
 }
 
@@ -173,7 +173,7 @@ func TestTransferLeadership(t *testing.T) {
 	if heir := c.leader(); heir == old || heir == dead {
 		t.Fatalf("%s leads", heir.id)
 	}
-	c.propose(old, "add x")
+	c.insist(old, "add x")
 	c.agree()
 }
 
