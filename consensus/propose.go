@@ -46,6 +46,9 @@ func (r *Replica) Propose(ctx context.Context, command []byte) (result []byte, l
 // proposeOnce tries the leader of this moment. ErrNotLeader means that the
 // command was definitely not appended.
 func (r *Replica) proposeOnce(ctx context.Context, command []byte) ([]byte, uint64, error) {
+	if r.isOver() {
+		return nil, 0, fmt.Errorf("%w: %w", ErrNotLeader, ErrClosed)
+	}
 	if r.IsLeader() {
 		return r.proposeHere(ctx, command)
 	}

@@ -41,6 +41,9 @@ func (r *Replica) ReadIndex(ctx context.Context) error {
 
 // fetchIndex gets a read index from the leader, be it this node or another.
 func (r *Replica) fetchIndex(ctx context.Context) (uint64, error) {
+	if r.isOver() {
+		return 0, ErrClosed
+	}
 	if r.IsLeader() {
 		return r.leaderReads.join(ctx)
 	}
