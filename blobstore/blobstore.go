@@ -49,9 +49,9 @@ type Store struct {
 	// readers counts the open readers, and reading the bytes of the budget that they
 	// hold.
 	readers, reading atomic.Int64
-	// diskReads has room for each read of this node's disk by this node, rebuilds for
-	// each rebuild outside of the budget.
-	diskReads, rebuilds chan struct{}
+	// fetches has room for each group being fetched, diskReads for each read of this
+	// node's disk by this node, rebuilds for each rebuild outside of the budget.
+	fetches, diskReads, rebuilds chan struct{}
 	// damaged counts the shards that turned out to be lost or rotten when read.
 	damaged atomic.Uint64
 
@@ -83,6 +83,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		log:       cfg.Logger,
 		nodeWait:  nodeWait,
 		diskReads: make(chan struct{}, cfg.MaxShardReads),
+		fetches:   make(chan struct{}, maxFetches),
 		rebuilds:  make(chan struct{}, maxRebuilds),
 		running:   make(map[*context.CancelCauseFunc]struct{}),
 	}, nil

@@ -52,7 +52,8 @@ type group struct {
 	source *extentSource
 	// offset is the first byte's in the extent.
 	offset uint64
-	// memory has room for the wanted shards; kept is what else pieces lie in.
+	// memory has room for the wanted shards, from the fetch on; kept is what else
+	// pieces lie in.
 	memory *readMemory
 	kept   []*readMemory
 
@@ -72,9 +73,8 @@ func (s *Store) newGroup(p *part, must bool) *group {
 	if memory == nil && !must {
 		return nil
 	}
-	if memory == nil {
+	if memory == nil { // fetch overdraws it.
 		sp = l.cutSpan(p.offset, p.length, 1)
-		memory = s.overdrawReadMemory(sp.memoryBytes(l))
 	}
 	if p.source == nil {
 		p.source = s.newExtentSource(p.extent, l)
@@ -138,7 +138,9 @@ func (g *group) exhausted() bool {
 // release gives the group's memory back once it is done.
 func (g *group) release() {
 	g.pieces = nil
-	g.memory.release()
+	if g.memory != nil {
+		g.memory.release()
+	}
 	for _, memory := range g.kept {
 		memory.release()
 	}

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+// maxFetches bounds the groups that a store fetches at once. More would not make
+// the nodes faster, and each has its bytes in memory several times: where they
+// go, in gRPC, and on the node that sends them.
+const maxFetches = 32
+
 // maxRebuilds bounds the groups that are rebuilt with memory outside of the
 // budget at once.
 const maxRebuilds = 16
@@ -53,6 +58,16 @@ func (g *group) fetch(ctx context.Context) {
 	defer close(g.done)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	select {
+	case g.store.fetches <- struct{}{}:
+		defer func() { <-g.store.fetches }()
+	case <-ctx.Done():
+		g.err = context.Cause(ctx)
+		return
+	}
+	if g.memory == nil {
+		g.memory = g.store.overdrawReadMemory(g.memoryBytes(g.source.layout))
+	}
 	shards := g.source.layout.shards()
 	f := &groupFetch{group: g, shards: make([]shardFetch, shards), results: make(chan shardResult, shards)}
 	defer f.end()

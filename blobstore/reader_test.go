@@ -393,6 +393,9 @@ func TestRebuildRoom(t *testing.T) {
 	}
 	g := c.nodes[0].store.newGroup(&part{extent: b.extents[0], layout: l, length: 60_000}, true)
 	defer g.release()
+	if g.memory == nil {
+		t.Fatal("no memory")
+	}
 	f := &groupFetch{group: g, shards: make([]shardFetch, l.shards())}
 	for state, own := range map[fetchState]bool{fetchIdle: true, fetchRunning: false, fetchLate: false, fetchFailed: false} {
 		f.shards[1].state = state
