@@ -223,12 +223,8 @@ func TestServeRefuses(t *testing.T) {
 			t.Errorf("%s: serve says %v, want %q", what, err, want)
 		}
 	}
-	elsewhere := argv
-	for _, port := range []string{"registry", "cluster", "operations"} {
-		elsewhere = replaceFlag(elsewhere, "--"+port+"-listen", "127.0.0.1:0")
-	}
-	refused("locked folder", "in use by another atoll process", elsewhere)
-	refused("ports in use", "registry.listen: listen tcp", argv)
+	refused("locked folder", "in use by another atoll process", argv)
+	refused("ports in use", "registry.listen: listen tcp", replaceFlag(argv, "--data", filepath.Join(t.TempDir(), "n1")))
 	c.stop()
 	certs, err := node.MakeCertificates(node.CertificatesConfig{Dir: filepath.Join(dir, "certs"), Nodes: []string{"n9"}})
 	if err != nil {
