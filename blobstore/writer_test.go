@@ -140,36 +140,45 @@ func TestAppendHolderFails(t *testing.T) {
 		"full":    func(n *testNode) { n.setFull(true) },
 	}
 	for _, nodes := range []int{3, 5} {
-		c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
-		for name, fault := range faults {
-			for _, at := range []int{0, 9000, 60_000, 240_000, 250_000} {
-				t.Run(fmt.Sprintf("%d/%s/%d", nodes, name, at), func(t *testing.T) {
-					victim := c.nodes[1]
-					content := randomBytes(250_000, 1)
-					source := &gateReader{content: content, gate: at, reached: func() { fault(victim) }}
-					to, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, source)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if digest, _ := to.Digest("sha256"); digest != sha256Digest(content) {
-						t.Error("wrong digest")
-					}
-					// One that is known to be dead before the extent is placed is not even asked, and
-					// with two parities one that is slow is only left behind.
-					if nodes == 3 && (name == "stalled" || name == "killed" && at > 3000 && at < 200_000) {
-						if !c.nodes[0].suspected(victim.id) {
-							t.Error("nobody suspects the node")
-						}
-					}
-					b := &blob{content: content, extents: extents}
-					c.nodes[0].checkPull(b)
-					c.nodes[2].checkPull(b)
-					victim.heal()
-					victim.checkPull(b)
-				})
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			t.Parallel() // Most of it is waiting for what has stalled.
+			c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
+			for name, fault := range faults {
+				for _, at := range []int{0, 9000, 60_000, 240_000, 250_000} {
+					c.appendWithFault(name, fault, at)
+				}
 			}
+		})
+	}
+}
+
+// appendWithFault has a holder fail once so many bytes were read, and makes it
+// well again.
+func (c *testCluster) appendWithFault(name string, fault func(*testNode), at int) {
+	t := c.t
+	t.Helper()
+	victim := c.nodes[1]
+	content := randomBytes(250_000, 1)
+	source := &gateReader{content: content, gate: at, reached: func() { fault(victim) }}
+	to, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, source)
+	if err != nil {
+		t.Fatalf("%s at %d: %v", name, at, err)
+	}
+	if digest, _ := to.Digest("sha256"); digest != sha256Digest(content) {
+		t.Errorf("%s at %d: wrong digest", name, at)
+	}
+	// One that is known to be dead before the extent is placed is not even asked, and
+	// with two parities one that is slow is only left behind.
+	if len(c.nodes) == 3 && (name == "stalled" || name == "killed" && at > 3000 && at < 200_000) {
+		if !c.nodes[0].suspected(victim.id) {
+			t.Errorf("%s at %d: nobody suspects the node", name, at)
 		}
 	}
+	b := &blob{content: content, extents: extents}
+	c.nodes[0].checkPull(b)
+	c.nodes[2].checkPull(b)
+	victim.heal()
+	victim.checkPull(b)
 }
 
 // TestAppendOwnDiskFull has the disk of the node that takes the bytes fill up.
@@ -361,7 +370,7 @@ func TestAppendManyAtOnce(t *testing.T) {
 	var writers sync.WaitGroup
 	for i := range 200 {
 		writers.Go(func() {
-			content := randomBytes(200_000+i*7919%1_500_000, uint64(i))
+			content := randomBytes(200_000+i*7919%600_000, uint64(i))
 			n := c.nodes[i%3]
 			to, tail, _, err := n.store.Append(context.Background(), Progress{UploadID: fmt.Sprint(i)}, bytes.NewReader(content), nil)
 			if err != nil {
