@@ -243,8 +243,12 @@ func TestDivergedLogGivesWay(t *testing.T) {
 	c.network.heal()
 	// If a message from before the cut gets through first, the tail goes without a
 	// snapshot.
-	eventually(t, "n3 has its tail no more", func() bool {
+	eventually(t, "n3 has the others' state", func() bool {
 		return stale.failure() != nil || stale.machine.count("x") >= 60
+	})
+	c.insist(c.nodes["n1"], "add y")
+	eventually(t, "n3 goes on, or not", func() bool {
+		return stale.failure() != nil || stale.machine.count("y") > 0
 	})
 	node := stale
 	if stale.failure() != nil {
