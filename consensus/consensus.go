@@ -40,8 +40,9 @@ const (
 	stallTimeouts = 2
 )
 
-// StateMachine is what consensus replicates. Its calls never overlap, except
-// that a stream of Snapshot is read while Apply goes on.
+// StateMachine is what consensus replicates. Its calls never overlap, except that
+// Snapshot is called, and its stream read, while Apply goes on, and that Applied is
+// called at any time.
 type StateMachine interface {
 	// Apply applies committed entries in log order, durably, in one transaction,
 	// and returns one result per entry. An entry whose Index is not above
@@ -49,7 +50,7 @@ type StateMachine interface {
 	// advances the applied log index. An error is final: the node stops.
 	Apply(entries []Entry) (results [][]byte, err error)
 	// Applied is the log index and term of the last entry in the durable state,
-	// zero for none. It may be called at any time.
+	// zero for none.
 	Applied() (index, term uint64)
 	// Snapshot opens a consistent stream of the whole state as it is now, and
 	// tells its size in bytes and the log index that it is applied to. The stream
@@ -133,6 +134,9 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 	r.localReads = newRounds(cfg.ConfirmTimeout, r.fetchIndex)
 	r.autopilot = newPilot(r)
 	if err := r.start(sm); err != nil {
+		if r.raft != nil {
+			r.raft.Shutdown() // it fails on what it reads at its start
+		}
 		_ = r.streams.Close()
 		return nil, errors.Join(err, r.storage.disk.Close())
 	}
