@@ -63,14 +63,23 @@ func (f *fileSystem) losePower(t *testing.T) {
 	}
 }
 
+// restart mounts what is on the disk after the failure. It mounts a copy of it: a
+// container that started meanwhile took the old mount along into its own
+// namespace, where the stopped file system lives on, and mounting the same image
+// again would only bring that one back.
 func (f *fileSystem) restart(t *testing.T) {
 	t.Helper()
-	if out, err := exec.Command("umount", f.mount).CombinedOutput(); err != nil {
-		t.Fatalf("umount: %v: %s", err, out)
+	after := f.image + ".after"
+	for _, command := range [][]string{
+		{"umount", f.mount},
+		{"cp", "--sparse=always", f.image, after},
+		{"mount", "-o", "loop", after, f.mount},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command[0], err, out)
+		}
 	}
-	if out, err := exec.Command("mount", "-o", "loop", f.image, f.mount).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v: %s", err, out)
-	}
+	f.image = after
 }
 
 // TestPowerFailure cuts the power while shards are written. Afterwards every
