@@ -18,13 +18,22 @@ import (
 // These tests use a file system of their own, in a file. They need root, loop
 // devices and mkfs.ext4, and are skipped where these are missing.
 
+// skipf skips a test for what the machine lacks; where CI is set, it fails.
+func skipf(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // fileSystem is an ext4 file system in a file.
 type fileSystem struct{ image, mount string }
 
 func newFileSystem(t *testing.T, bytes int64) *fileSystem {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("mounting takes root")
+		skipf(t, "mounting takes root")
 	}
 	dir := t.TempDir()
 	f := &fileSystem{image: filepath.Join(dir, "image"), mount: filepath.Join(dir, "mount")}
@@ -36,10 +45,10 @@ func newFileSystem(t *testing.T, bytes int64) *fileSystem {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mkfs.ext4", "-q", "-F", f.image).CombinedOutput(); err != nil {
-		t.Skipf("mkfs.ext4: %v: %s", err, out)
+		skipf(t, "mkfs.ext4: %v: %s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", f.image, f.mount).CombinedOutput(); err != nil {
-		t.Skipf("mount: %v: %s", err, out)
+		skipf(t, "mount: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", f.mount).Run() })
 	return f
@@ -59,7 +68,7 @@ func (f *fileSystem) losePower(t *testing.T) {
 	}
 	defer dir.Close()
 	if err := unix.IoctlSetPointerInt(int(dir.Fd()), ioctlShutdown, noLogFlush); err != nil {
-		t.Skipf("this kernel can't simulate a power failure: %v", err)
+		skipf(t, "this kernel can't simulate a power failure: %v", err)
 	}
 }
 
