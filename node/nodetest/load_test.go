@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/atollregistry/atoll/node"
 )
@@ -71,6 +72,10 @@ func TestPastTheLimits(t *testing.T) {
 	if _, err := feed.Write(content[:1<<20]); err != nil {
 		t.Fatal(err)
 	}
+	// What was written may still be on its way: the place is taken once the node says so.
+	c.Eventually(10*time.Second, "the upload to have its place", func() error {
+		return m.wantMetric(`atoll_gateway_limit_in_use{limit="uploads"} 1`)
+	})
 	response, body, err = m.Do("POST", "/v2/a/blobs/uploads/?digest="+Digest([]byte("x")), strings.NewReader("x"), nil)
 	wantComeBack(t, response, body, err, http.StatusServiceUnavailable, "UNAVAILABLE")
 
@@ -85,6 +90,20 @@ func TestPastTheLimits(t *testing.T) {
 		t.Errorf("the pull that had its place: %d bytes, %v", len(got), err)
 	}
 	c.Check()
+}
+
+// wantMetric says whether the node's metrics have this line.
+func (m *Member) wantMetric(line string) error {
+	response, err := http.Get("http://" + m.Config.Operations.Listen + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	metrics, err := io.ReadAll(response.Body)
+	if err == nil && !slices.Contains(strings.Split(string(metrics), "\n"), line) {
+		err = fmt.Errorf("metric %s is not there", line)
+	}
+	return err
 }
 
 func wantComeBack(t *testing.T, response *http.Response, body []byte, err error, status int, code string) {
