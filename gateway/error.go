@@ -39,6 +39,7 @@ const (
 	codeBlobUnknown         = "BLOB_UNKNOWN"
 	codeUploadInvalid       = "BLOB_UPLOAD_INVALID"
 	codeUploadUnknown       = "BLOB_UPLOAD_UNKNOWN"
+	codeDenied              = "DENIED"
 	codeDigestInvalid       = "DIGEST_INVALID"
 	codeManifestBlobUnknown = "MANIFEST_BLOB_UNKNOWN"
 	codeManifestInvalid     = "MANIFEST_INVALID"
@@ -106,6 +107,7 @@ var replies = []reply{
 	{err: metadata.ErrManifestUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "manifest unknown"},
 	{err: metadata.ErrTagUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "tag unknown"},
 	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has no such blob"},
+	{err: metadata.ErrPrecondition, status: http.StatusPreconditionFailed, code: codeDenied, message: "the precondition does not hold"},
 	{err: metadata.ErrUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no quorum", retryAfter: retryElection},
 	{err: metadata.ErrOutcomeUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster did not answer in time", retryAfter: retryElection},
 	{err: metadata.ErrHolderUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "a node left during the upload", retryAfter: retrySoon},

@@ -25,6 +25,12 @@ type BlobRecords interface {
 	// Blob fails with ErrBlobUnknown or ErrRepositoryUnknown when the repository
 	// has no such blob.
 	Blob(ctx context.Context, repository, digest string) (*proto.Blob, error)
+	// RetainBlob is Blob for an answer that a client will rely on: the blob stays
+	// for hours though no manifest refers to it yet.
+	RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error)
+	// BlobRepositories returns at most limit repositories that have the blob and
+	// come after a name, in the order of their bytes, and whether there are more.
+	BlobRepositories(ctx context.Context, digest, after string, limit int) (repositories []string, more bool, err error)
 	// MountBlob links in repository what is linked in from, with the errors of
 	// Blob.
 	MountBlob(ctx context.Context, repository, from, digest string) error
@@ -54,17 +60,21 @@ type Uploads interface {
 type Manifests interface {
 	// Manifest fails with ErrManifestUnknown or ErrRepositoryUnknown.
 	Manifest(ctx context.Context, repository, digest string) (*proto.Manifest, error)
+	// RetainManifest is to Manifest what RetainBlob is to Blob.
+	RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error)
 	// ManifestByTag fails with ErrTagUnknown or ErrRepositoryUnknown.
 	ManifestByTag(ctx context.Context, repository, tag string) (*proto.Manifest, error)
 	// ManifestBlob says where the bytes of a manifest are that is stored as a
 	// blob, with the errors of Manifest.
 	ManifestBlob(ctx context.Context, repository, digest string) (*proto.Blob, error)
 	// PutManifest stores a manifest and moves tags to it in one step. Fails with
-	// ErrReferenceUnknown when blobs that it needs are not in the repository.
+	// ErrReferenceUnknown when blobs that it needs are not in the repository, and
+	// with ErrPrecondition.
 	PutManifest(ctx context.Context, put *proto.PutManifest) error
 	// DeleteManifest removes the manifest and every tag that points to it, with
-	// the errors of Manifest.
-	DeleteManifest(ctx context.Context, repository, digest string) error
+	// the errors of Manifest, and ErrPrecondition unless what is wanted holds of
+	// the manifest; nil wants nothing.
+	DeleteManifest(ctx context.Context, repository, digest string, wanted *proto.Precondition) error
 }
 
 // Lists answers what there is, in the order of the bytes of names.
@@ -72,15 +82,16 @@ type Lists interface {
 	// Tags returns at most limit tags that come after a name, which need not
 	// exist, and whether there are more. Fails with ErrRepositoryUnknown.
 	Tags(ctx context.Context, repository, after string, limit int) (tags []string, more bool, err error)
-	// DeleteTag removes a tag and nothing else. Fails with ErrTagUnknown or
-	// ErrRepositoryUnknown.
-	DeleteTag(ctx context.Context, repository, tag string) error
+	// DeleteTag removes a tag and nothing else. Fails with ErrTagUnknown,
+	// ErrRepositoryUnknown, or ErrPrecondition.
+	DeleteTag(ctx context.Context, repository, tag string, wanted *proto.Precondition) error
 	// Repositories is as Tags.
 	Repositories(ctx context.Context, after string, limit int) (repositories []string, more bool, err error)
-	// Referrers returns the manifests whose subject is the given digest, without
-	// their content. The subject need not exist; an unknown repository may be an
-	// ErrRepositoryUnknown.
-	Referrers(ctx context.Context, repository, subject string) ([]*proto.Manifest, error)
+	// Referrers returns at most limit manifests whose subject is the given digest
+	// and that come after another, without their content, in the order of digests,
+	// and whether there are more. The subject need not exist; an unknown repository
+	// may be an ErrRepositoryUnknown.
+	Referrers(ctx context.Context, repository, subject, after string, limit int) (referrers []*proto.Manifest, more bool, err error)
 }
 
 // Metadata is the cluster's replicated metadata. Beside the errors named, every

@@ -177,7 +177,7 @@ func (g *gateway) deleteManifest(ctx context.Context, x *exchange) error {
 	if x.byDigest() {
 		remove = g.metadata.DeleteManifest
 	}
-	if err := remove(ctx, x.repository, x.reference); err != nil {
+	if err := remove(ctx, x.repository, x.reference, nil); err != nil {
 		return fmt.Errorf("delete manifest %s: %w", x.reference, err)
 	}
 	return x.reply(http.StatusAccepted)

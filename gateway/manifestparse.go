@@ -163,16 +163,15 @@ func (m *parsedManifest) checkShape(mediaType string) (problem string) {
 	return ""
 }
 
-// linkImage records what an image manifest needs: its config and layers, unless
-// they may be elsewhere.
+// linkImage records what an image manifest refers to: its config and layers.
 func (m *parsedManifest) linkImage(manifest *proto.Manifest) {
 	seen := make(map[string]struct{}, len(m.layers)+1)
 	for _, d := range append([]parsedDescriptor{*m.config}, m.layers...) {
-		if _, twice := seen[d.digest]; twice || d.external || isNonDistributable(d.mediaType) {
+		if _, twice := seen[d.digest]; twice {
 			continue
 		}
 		seen[d.digest] = struct{}{}
-		manifest.Blobs = append(manifest.Blobs, d.record())
+		d.link(manifest)
 	}
 	if manifest.ArtifactType == "" {
 		// "Listing Referrers" of the OCI distribution specification.
@@ -190,11 +189,20 @@ func (m *parsedManifest) linkIndex(manifest *proto.Manifest) {
 			continue
 		}
 		seen[d.digest] = struct{}{}
-		switch {
-		case isManifestType(d.mediaType):
+		if isManifestType(d.mediaType) {
 			manifest.Manifests = append(manifest.Manifests, d.record())
-		case !d.external && !isNonDistributable(d.mediaType):
-			manifest.Blobs = append(manifest.Blobs, d.record())
+		} else {
+			d.link(manifest)
 		}
+	}
+}
+
+// link records a blob that a manifest refers to: one that must be there, or one
+// that may be elsewhere.
+func (d *parsedDescriptor) link(manifest *proto.Manifest) {
+	if d.external || isNonDistributable(d.mediaType) {
+		manifest.OptionalBlobs = append(manifest.OptionalBlobs, d.record())
+	} else {
+		manifest.Blobs = append(manifest.Blobs, d.record())
 	}
 }

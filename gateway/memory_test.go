@@ -104,6 +104,58 @@ func (m *memoryMetadata) Blob(_ context.Context, repository, digest string) (*pr
 	return m.linked(repository, digest)
 }
 
+func (m *memoryMetadata) RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
+	return m.Blob(ctx, repository, digest)
+}
+
+func (m *memoryMetadata) RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
+	return m.Manifest(ctx, repository, digest)
+}
+
+func (m *memoryMetadata) BlobRepositories(_ context.Context, digest, after string, limit int) ([]string, bool, error) {
+	unlock, err := m.enter("BlobRepositories")
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	having := map[string]bool{}
+	for name, repository := range m.repositories {
+		if repository.links[digest] {
+			having[name] = true
+		}
+	}
+	repositories, more := pageOf(having, after, limit)
+	return repositories, more, nil
+}
+
+// check fails unless a precondition holds of each tag, or of the manifest if
+// there are none.
+func (m *memoryMetadata) check(wanted *proto.Precondition, repository, manifest string, tags ...string) error {
+	current := func(tag string) string {
+		r := m.repositories[repository]
+		switch {
+		case r == nil:
+			return ""
+		case tag != "":
+			return r.tags[tag]
+		case r.manifests[manifest] != nil:
+			return manifest
+		}
+		return ""
+	}
+	if len(tags) == 0 {
+		tags = []string{""}
+	}
+	for _, tag := range tags {
+		digest := current(tag)
+		if wanted.GetExists() && digest == "" || wanted.GetMissing() && digest != "" ||
+			len(wanted.GetDigests()) > 0 && !slices.Contains(wanted.GetDigests(), digest) || slices.Contains(wanted.GetNotDigests(), digest) {
+			return &metadata.PreconditionError{Tag: tag, Digest: digest}
+		}
+	}
+	return nil
+}
+
 func (m *memoryMetadata) MountBlob(_ context.Context, repository, from, digest string) error {
 	unlock, err := m.enter("MountBlob")
 	if err != nil {
@@ -302,6 +354,9 @@ func (m *memoryMetadata) PutManifest(_ context.Context, put *proto.PutManifest) 
 		return err
 	}
 	defer unlock()
+	if err := m.check(put.Precondition, put.Repository, put.Manifest.Digest, put.Tags...); err != nil {
+		return err
+	}
 	var missing []string
 	for _, d := range put.Manifest.Blobs {
 		if _, err := m.linked(put.Repository, d.Digest); err != nil {
@@ -325,12 +380,15 @@ func (m *memoryMetadata) PutManifest(_ context.Context, put *proto.PutManifest) 
 	return nil
 }
 
-func (m *memoryMetadata) DeleteManifest(_ context.Context, repository, digest string) error {
+func (m *memoryMetadata) DeleteManifest(_ context.Context, repository, digest string, wanted *proto.Precondition) error {
 	unlock, err := m.enter("DeleteManifest")
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := m.check(wanted, repository, digest); err != nil {
+		return err
+	}
 	if _, err := m.manifest(repository, digest); err != nil {
 		return err
 	}
@@ -344,12 +402,15 @@ func (m *memoryMetadata) DeleteManifest(_ context.Context, repository, digest st
 	return nil
 }
 
-func (m *memoryMetadata) DeleteTag(_ context.Context, repository, tag string) error {
+func (m *memoryMetadata) DeleteTag(_ context.Context, repository, tag string, wanted *proto.Precondition) error {
 	unlock, err := m.enter("DeleteTag")
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := m.check(wanted, repository, "", tag); err != nil {
+		return err
+	}
 	r, err := m.repository(repository)
 	if err != nil {
 		return err
@@ -398,21 +459,26 @@ func (m *memoryMetadata) Repositories(_ context.Context, after string, limit int
 	return repositories, more, nil
 }
 
-func (m *memoryMetadata) Referrers(_ context.Context, repository, subject string) ([]*proto.Manifest, error) {
+func (m *memoryMetadata) Referrers(_ context.Context, repository, subject, after string, limit int) ([]*proto.Manifest, bool, error) {
 	unlock, err := m.enter("Referrers")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer unlock()
 	r, err := m.repository(repository)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var referrers []*proto.Manifest
-	for _, manifest := range r.manifests {
+	referring := map[string]*proto.Manifest{}
+	for digest, manifest := range r.manifests {
 		if manifest.Subject == subject {
-			referrers = append(referrers, manifest)
+			referring[digest] = manifest
 		}
 	}
-	return referrers, nil
+	var referrers []*proto.Manifest
+	digests, more := pageOf(referring, after, limit)
+	for _, digest := range digests {
+		referrers = append(referrers, referring[digest])
+	}
+	return referrers, more, nil
 }

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 
 	"github.com/atollregistry/atoll/metadata"
 	"github.com/atollregistry/atoll/proto"
@@ -38,39 +36,69 @@ const maxReferrersBytes = MaxManifestBytes - 4096
 // an answer for every digest, known or not: clients take anything else for a
 // registry without referrers, and start to keep lists of their own.
 func (g *gateway) listReferrers(ctx context.Context, x *exchange) error {
-	referrers, err := g.metadata.Referrers(ctx, x.repository, x.reference)
-	if err != nil && !errors.Is(err, metadata.ErrRepositoryUnknown) {
-		return fmt.Errorf("list referrers of %s: %w", x.reference, err)
-	}
-	slices.SortFunc(referrers, func(a, b *proto.Manifest) int { return cmp.Compare(a.GetDigest(), b.GetDigest()) })
-	wanted, after := x.query.Get("artifactType"), x.query.Get("last")
+	wanted := x.query.Get("artifactType")
 	if wanted != "" {
 		x.w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
-	index := referrersIndex{SchemaVersion: 2, MediaType: ociIndexType, Manifests: []json.RawMessage{}}
-	bytes, last := 0, ""
+	list := referrersPage{artifactType: wanted, last: x.query.Get("last"), entries: []json.RawMessage{}}
+	for more := true; more && !list.full; {
+		var referrers []*proto.Manifest
+		var err error
+		referrers, more, err = g.metadata.Referrers(ctx, x.repository, x.reference, list.last, referrersAtOnce)
+		if err != nil && !errors.Is(err, metadata.ErrRepositoryUnknown) {
+			return fmt.Errorf("list referrers of %s: %w", x.reference, err)
+		}
+		if err := g.addReferrers(ctx, x, &list, referrers); err != nil {
+			return err
+		}
+	}
+	if list.full {
+		next := url.Values{"last": {list.last}}
+		if wanted != "" {
+			next.Set("artifactType", wanted)
+		}
+		x.linkNext("/v2/"+x.repository+"/referrers/"+x.reference, next)
+	}
+	return x.replyJSON(http.StatusOK, ociIndexType, referrersIndex{SchemaVersion: 2, MediaType: ociIndexType, Manifests: list.entries})
+}
+
+// referrersAtOnce is how many referrers are asked for at a time: a reply has
+// room for more than that, but most subjects have few.
+const referrersAtOnce = 500
+
+// referrersPage is the reply that is being put together.
+type referrersPage struct {
+	// artifactType of those that are wanted; empty for all.
+	artifactType string
+	// last is the digest of the last referrer that was looked at.
+	last    string
+	entries []json.RawMessage
+	bytes   int
+	// full says that there are more than one reply may have.
+	full bool
+}
+
+func (g *gateway) addReferrers(ctx context.Context, x *exchange, list *referrersPage, referrers []*proto.Manifest) error {
 	for _, manifest := range referrers {
-		if manifest.GetDigest() <= after || (wanted != "" && manifest.GetArtifactType() != wanted) {
+		if list.artifactType != "" && manifest.GetArtifactType() != list.artifactType {
+			list.last = manifest.GetDigest()
 			continue
 		}
 		entry, err := g.describeReferrer(ctx, x, manifest)
 		if errors.Is(err, metadata.ErrManifestUnknown) {
+			list.last = manifest.GetDigest()
 			continue // Deleted since it was listed.
 		}
 		if err != nil {
 			return err
 		}
-		if bytes += len(entry) + len(","); bytes > maxReferrersBytes && len(index.Manifests) > 0 {
-			next := url.Values{"last": {last}}
-			if wanted != "" {
-				next.Set("artifactType", wanted)
-			}
-			x.linkNext("/v2/"+x.repository+"/referrers/"+x.reference, next)
-			break
+		if list.bytes += len(entry) + len(","); list.bytes > maxReferrersBytes && len(list.entries) > 0 {
+			list.full = true
+			return nil
 		}
-		index.Manifests, last = append(index.Manifests, entry), manifest.GetDigest()
+		list.entries, list.last = append(list.entries, entry), manifest.GetDigest()
 	}
-	return x.replyJSON(http.StatusOK, ociIndexType, index)
+	return nil
 }
 
 // describeReferrer returns a descriptor as JSON.

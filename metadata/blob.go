@@ -116,87 +116,6 @@ func (c *change) storeBlob(content blobContent) error {
 	return c.put(bucketBlobs, keyOf(content.digest), &record)
 }
 
-// link makes a blob readable in a repository.
-func (c *change) link(repository, digest string) error {
-	if err := c.ensureRepository(repository); err != nil {
-		return err
-	}
-	key := keyOf(repository, digest)
-	linked, err := c.has(bucketLinks, key)
-	if err != nil || linked {
-		return err
-	}
-	if err := c.put(bucketLinks, key, &proto.Link{CreatedUnixMs: c.now}); err != nil {
-		return err
-	}
-	return c.addReference(digest)
-}
-
-func (c *change) addReference(digest string) error {
-	var record proto.BlobRecord
-	if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
-		return err
-	}
-	if record.GetReferences() == 0 {
-		if err := c.remove(bucketUnreferenced, timeKey(record.GetUnreferencedUnixMs(), digest)); err != nil {
-			return err
-		}
-		record.UnreferencedUnixMs = 0
-	}
-	record.References++
-	return c.put(bucketBlobs, keyOf(digest), &record)
-}
-
-func (c *change) dropReference(digest string) error {
-	var record proto.BlobRecord
-	if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
-		return err
-	}
-	if record.GetReferences() == 0 {
-		return corruptReferences(digest)
-	}
-	record.References--
-	if record.GetReferences() == 0 {
-		record.UnreferencedUnixMs = c.now
-		if err := c.putValue(bucketUnreferenced, timeKey(c.now, digest), nil); err != nil {
-			return err
-		}
-	}
-	return c.put(bucketBlobs, keyOf(digest), &record)
-}
-
-func (c *change) mountBlob(command *proto.MountBlob) error {
-	if !isName(command.GetRepository()) || !isName(command.GetDigest()) {
-		return invalid("repository %q, digest %q", command.GetRepository(), command.GetDigest())
-	}
-	linked, err := c.has(bucketLinks, keyOf(command.GetFrom(), command.GetDigest()))
-	if err != nil {
-		return err
-	}
-	if !linked {
-		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetFrom())
-	}
-	return c.link(command.GetRepository(), command.GetDigest())
-}
-
-func (c *change) unlinkBlob(command *proto.UnlinkBlob) error {
-	if err := c.needRepository(command.GetRepository()); err != nil {
-		return err
-	}
-	key := keyOf(command.GetRepository(), command.GetDigest())
-	linked, err := c.has(bucketLinks, key)
-	if err != nil {
-		return err
-	}
-	if !linked {
-		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetRepository())
-	}
-	if err := c.remove(bucketLinks, key); err != nil {
-		return err
-	}
-	return c.dropReference(command.GetDigest())
-}
-
 // blob returns a blob with its extents.
 func (v view) blob(digest string) (*proto.Blob, error) {
 	var record proto.BlobRecord
@@ -210,47 +129,11 @@ func (v view) blob(digest string) (*proto.Blob, error) {
 	return &proto.Blob{Digest: digest, Size: record.GetSize(), Extents: extents}, nil
 }
 
-// Blob returns a blob that is linked in the repository. Without a quorum it may
-// return one whose deletion this node has not seen. Errors: ErrBlobUnknown,
-// ErrRepositoryUnknown, ErrUnavailable.
-func (s *Store) Blob(ctx context.Context, repository, digest string) (blob *proto.Blob, err error) {
-	err = s.readContent(ctx, func(v view) error {
-		linked, err := v.has(bucketLinks, keyOf(repository, digest))
-		if err != nil {
-			return err
-		}
-		if !linked {
-			return v.missing(repository, ErrBlobUnknown)
-		}
-		blob, err = v.blob(digest)
-		return err
-	})
-	return blob, err
-}
-
 // CommitBlob turns an upload, with the extents that are not recorded yet, into a
 // blob that is linked in the repository. Content that the cluster knows is only
 // linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,
 // ErrUploadSize, ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: commit}})
-	return err
-}
-
-// MountBlob links a blob of the repository from in another. Errors:
-// ErrBlobUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) MountBlob(ctx context.Context, repository, from, digest string) error {
-	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_MountBlob{MountBlob: &proto.MountBlob{
-		Repository: repository, Digest: digest, From: from,
-	}}})
-	return err
-}
-
-// DeleteBlob unlinks a blob from the repository. Errors: ErrRepositoryUnknown,
-// ErrBlobUnknown, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) DeleteBlob(ctx context.Context, repository, digest string) error {
-	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_UnlinkBlob{UnlinkBlob: &proto.UnlinkBlob{
-		Repository: repository, Digest: digest,
-	}}})
 	return err
 }

@@ -117,12 +117,18 @@ func (c *change) run(command *proto.Command) error {
 		return c.mountBlob(body.MountBlob)
 	case *proto.Command_UnlinkBlob:
 		return c.unlinkBlob(body.UnlinkBlob)
+	case *proto.Command_RenewBlob:
+		return c.renewBlob(body.RenewBlob)
 	case *proto.Command_PutManifest:
 		return c.putManifest(body.PutManifest)
 	case *proto.Command_DeleteManifest:
 		return c.deleteManifest(body.DeleteManifest)
 	case *proto.Command_DeleteTag:
 		return c.deleteTag(body.DeleteTag)
+	case *proto.Command_RenewManifest:
+		return c.renewManifest(body.RenewManifest)
+	case *proto.Command_PutSigningKey:
+		return c.putSigningKey(body.PutSigningKey)
 	case *proto.Command_Expire:
 		return c.expire(body.Expire)
 	case *proto.Command_Checkpoint:

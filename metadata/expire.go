@@ -23,6 +23,8 @@ func (c *change) expire(command *proto.Expire) error {
 	steps := []func() (int, error){
 		func() (int, error) { return c.expireUploads(uploadOpen, command.GetUploadsBeforeUnixMs(), limit) },
 		func() (int, error) { return c.expireUploads(uploadFinished, command.GetFinishedBeforeUnixMs(), limit) },
+		func() (int, error) { return c.expireManifests(command.GetManifestsBeforeUnixMs(), limit) },
+		func() (int, error) { return c.expireLinks(command.GetBlobsBeforeUnixMs(), limit) },
 		func() (int, error) { return c.expireBlobs(command.GetBlobsBeforeUnixMs(), limit) },
 		func() (int, error) { return c.releaseShards(limit) },
 	}
@@ -68,41 +70,6 @@ func (c *change) expireUploads(part string, before int64, limit int) (int, error
 		}
 	}
 	return len(ids), nil
-}
-
-func (c *change) expireBlobs(before int64, limit int) (int, error) {
-	digests, err := c.over(bucketUnreferenced, "", before, limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, digest := range digests {
-		var record proto.BlobRecord
-		if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
-			return 0, err
-		}
-		if record.GetReferences() != 0 {
-			return 0, corruptReferences(digest)
-		}
-		if err := c.dropExtents(record.GetExtentIds()); err != nil {
-			return 0, err
-		}
-		if err := c.remove(bucketUnreferenced, timeKey(record.GetUnreferencedUnixMs(), digest)); err != nil {
-			return 0, err
-		}
-		if err := c.remove(bucketBlobs, keyOf(digest)); err != nil {
-			return 0, err
-		}
-		if err := c.count(bucketCluster, keyBlobCount, -1); err != nil {
-			return 0, err
-		}
-	}
-	return len(digests), nil
-}
-
-// corruptReferences is the error of a blob whose count of references is not what
-// the records that refer to it say. Nothing may be deleted on its word.
-func corruptReferences(digest string) error {
-	return fmt.Errorf("%w: blob %s has a wrong count of references", ErrCorrupt, digest)
 }
 
 // releaseShards takes shards of removed nodes off the records, so that their
@@ -173,12 +140,16 @@ func (v view) removedShards(limit int) (shards []shard, err error) {
 	return shards, nil
 }
 
-// Run drops what is over its time, every StoreConfig.ExpireInterval, until ctx
-// ends; then it returns nil. One node is enough: the leader.
+// Run drops what is over its time and sees that there is a young signing key,
+// every StoreConfig.ExpireInterval, until ctx ends; then it returns nil. One node
+// is enough: the leader.
 func (s *Store) Run(ctx context.Context) error {
 	ticker := time.NewTicker(s.cfg.ExpireInterval)
 	defer ticker.Stop()
 	for {
+		if err := s.renewSigningKey(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.Warn().Err(err).Msg("no new signing key, trying again later")
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -200,13 +171,7 @@ func (s *Store) Run(ctx context.Context) error {
 // stops after a bounded number of commands; Run goes on at the next interval.
 // Errors: ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) Expire(ctx context.Context) (dropped int, err error) {
-	now := s.cfg.Now()
-	command := &proto.Expire{
-		UploadsBeforeUnixMs:  now.Add(-s.cfg.UploadTTL).UnixMilli(),
-		FinishedBeforeUnixMs: now.Add(-s.cfg.FinishedTTL).UnixMilli(),
-		BlobsBeforeUnixMs:    now.Add(-s.cfg.BlobGrace).UnixMilli(),
-		Limit:                expireLimit,
-	}
+	command := s.expireNow()
 	for range expireRounds {
 		// The local state will do: what it has not seen waits for the next interval.
 		// Proposing blindly would write to the log of an idle cluster for ever.
@@ -225,11 +190,26 @@ func (s *Store) Expire(ctx context.Context) (dropped int, err error) {
 			return dropped, fmt.Errorf("expire records: %w", err)
 		}
 		dropped += int(result.GetExpired())
-		if result.GetExpired() == 0 {
+		if result.GetExpired()+result.GetRenewed() == 0 {
 			break // this node has not applied yet what another one dropped
 		}
 	}
 	return dropped, nil
+}
+
+// expireNow is the command that drops what is over its time now.
+func (s *Store) expireNow() *proto.Expire {
+	now := s.cfg.Now()
+	command := &proto.Expire{
+		UploadsBeforeUnixMs:  now.Add(-s.cfg.UploadTTL).UnixMilli(),
+		FinishedBeforeUnixMs: now.Add(-s.cfg.FinishedTTL).UnixMilli(),
+		BlobsBeforeUnixMs:    now.Add(-s.cfg.BlobGrace).UnixMilli(),
+		Limit:                expireLimit,
+	}
+	if s.cfg.UntaggedAge > 0 {
+		command.ManifestsBeforeUnixMs = now.Add(-s.cfg.UntaggedAge).UnixMilli()
+	}
+	return command
 }
 
 // expires reports whether the command would drop anything.
@@ -241,7 +221,9 @@ func (v view) expires(command *proto.Expire) (bool, error) {
 	}{
 		{bucketUploadsByTime, uploadOpen, command.GetUploadsBeforeUnixMs()},
 		{bucketUploadsByTime, uploadFinished, command.GetFinishedBeforeUnixMs()},
+		{bucketUnreferencedLinks, "", command.GetBlobsBeforeUnixMs()},
 		{bucketUnreferenced, "", command.GetBlobsBeforeUnixMs()},
+		{bucketUntagged, "", manifestsBefore(command)},
 	} {
 		ids, err := v.over(kind.bucket, kind.prefix, kind.before, 1)
 		if err != nil || len(ids) > 0 {

@@ -53,7 +53,7 @@ func TestExpire(t *testing.T) {
 		after    time.Duration
 		expected int
 	}{
-		{0, 0}, {time.Hour, 0}, {time.Millisecond, 1}, {time.Hour, 1}, {time.Hour - time.Millisecond, 0}, {time.Millisecond, uploads}, {0, 0},
+		{0, 0}, {time.Hour, 0}, {time.Millisecond, 1}, {time.Hour, 3}, {time.Hour - time.Millisecond, 0}, {time.Millisecond, uploads}, {0, 0},
 	} {
 		now = now.Add(step.after)
 		last := log.last

@@ -84,9 +84,15 @@ func commandsOfAllKinds(t testing.TB) (commands []*proto.Command) {
 		`create_upload { id: "u2" repository: "r" }`,
 		`cancel_upload { id: "u2" repository: "r" }`,
 		`put_manifest { repository: "r" tags: "v1" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true subject: "d3" blobs { digest: "d1" } } extents { id: "extent-000000002" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } }`,
+		`renew_blob { repository: "r" digest: "d1" }`,
+		`renew_manifest { repository: "r" digest: "d2" }`,
+		`put_signing_key { key { id: 1 secret: "0123456789abcdef0123456789abcdef" } }`,
+		`put_manifest { repository: "r" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true manifests { digest: "d4" } optional_blobs { digest: "d1" } } extents { id: "extent-000000003" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } precondition { exists: true digests: "d2" not_digests: "d3" } }`,
+		`put_manifest { repository: "r" tags: "v1" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true } extents { id: "extent-000000004" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } precondition { missing: true } }`,
 		`delete_tag { repository: "r" tag: "v1" }`,
 		`delete_manifest { repository: "r" digest: "d2" }`,
 		`expire { limit: 9 }`,
+		`expire { limit: 9 blobs_before_unix_ms: 9000 manifests_before_unix_ms: 9000 }`,
 		`checkpoint {}`,
 	} {
 		command := &proto.Command{TimeUnixMs: 1000}

@@ -154,17 +154,19 @@ func dump(t testing.TB, m *Machine, only ...string) string {
 func formatKey(b bucket, key []byte) string {
 	prefix := ""
 	switch b {
+	case bucketSigningKeys:
+		return fmt.Sprint(binary.BigEndian.Uint32(key))
 	case bucketRequestOrder:
 		return fmt.Sprint(binary.BigEndian.Uint64(key))
 	case bucketUploadsByTime:
 		prefix, key = string(key[:1])+" ", key[1:]
 		fallthrough
-	case bucketUnreferenced:
+	case bucketUnreferenced, bucketUnreferencedLinks, bucketUntagged:
 		unixMS, id, err := splitTimeKey(key)
 		if err != nil {
 			return err.Error()
 		}
-		return fmt.Sprintf("%s%d %s", prefix, unixMS, id)
+		return fmt.Sprintf("%s%d %s", prefix, unixMS, strings.ReplaceAll(id, "\x00", " "))
 	}
 	return strings.TrimSpace(string(bytes.ReplaceAll(key, []byte{separator}, []byte(" "))))
 }
@@ -191,6 +193,8 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 		m = &proto.Node{}
 	case bucketRequests:
 		m = &proto.Result{}
+	case bucketSigningKeys:
+		m = &proto.SigningKey{}
 	default:
 		if len(value) == 8 && b == bucketCluster {
 			return fmt.Sprint(binary.BigEndian.Uint64(value))

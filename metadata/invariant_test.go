@@ -39,6 +39,7 @@ func (i *invariants) run(v view) error {
 	}
 	for _, b := range []bucket{
 		bucketManifestContents, bucketReferrers, bucketTagsByManifest, bucketUnreferenced,
+		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged,
 		bucketDegraded, bucketShardsByNode, bucketUploadsByTime, bucketExtents, bucketRequests,
 	} {
 		actual, _, err := v.rests(b, span{}, 1<<30)
@@ -56,9 +57,24 @@ func (i *invariants) run(v view) error {
 func (i *invariants) expect(b bucket, key []byte) { i.expected[b] = append(i.expected[b], string(key)) }
 
 func (i *invariants) links() error {
-	return i.scan(bucketLinks, span{}, func(key, _ []byte) error {
+	return i.scan(bucketLinks, span{}, func(key, value []byte) error {
 		repository, digest, _ := strings.Cut(string(key), "\x00")
 		i.references[digest]++
+		var link proto.Link
+		if err := decode(bucketLinks, key, value, &link); err != nil {
+			return err
+		}
+		i.expect(bucketRepositoriesByBlob, keyOf(digest, repository))
+		referenced, err := i.any(bucketBlobReferences, keyOf(repository, digest, ""))
+		if err != nil {
+			return err
+		}
+		if referenced != (link.GetUnreferencedUnixMs() == 0) {
+			i.t.Errorf("blob %s in repository %q: referenced %v, record %v", digest, repository, referenced, &link)
+		}
+		if !referenced {
+			i.expect(bucketUnreferencedLinks, linkTimeKey(&link, repository, digest))
+		}
 		exists, err := i.has(bucketRepositories, keyOf(repository))
 		if !exists {
 			i.t.Errorf("blob %s is linked in repository %q, which does not exist", digest, repository)
@@ -82,11 +98,38 @@ func (i *invariants) manifests() error {
 		if manifest.GetSubject() != "" {
 			i.expect(bucketReferrers, keyOf(repository, manifest.GetSubject(), digest))
 		}
+		for _, blob := range blobsOf(&manifest) {
+			i.expect(bucketBlobReferences, keyOf(repository, blob, digest))
+		}
+		for _, child := range manifest.GetManifests() {
+			i.expect(bucketManifestParents, keyOf(repository, child.GetDigest(), digest))
+		}
+		if err := i.untagged(repository, &manifest); err != nil {
+			return err
+		}
 		if manifest.GetDigest() != digest || len(manifest.GetContent()) > 0 {
 			i.t.Errorf("manifest %s in repository %q: header %v", digest, repository, &manifest)
 		}
 		return nil
 	})
+}
+
+func (i *invariants) untagged(repository string, manifest *proto.Manifest) error {
+	tagged, err := i.any(bucketTagsByManifest, keyOf(repository, manifest.GetDigest(), ""))
+	if err != nil {
+		return err
+	}
+	listed, err := i.any(bucketManifestParents, keyOf(repository, manifest.GetDigest(), ""))
+	if err != nil {
+		return err
+	}
+	if untagged := !tagged && !listed; untagged != (manifest.GetUntaggedUnixMs() != 0) {
+		i.t.Errorf("manifest %s in repository %q: tagged %v, listed %v, record %v", manifest.GetDigest(), repository, tagged, listed, manifest)
+	}
+	if manifest.GetUntaggedUnixMs() != 0 {
+		i.expect(bucketUntagged, manifestTimeKey(repository, manifest))
+	}
+	return nil
 }
 
 func (i *invariants) tags() error {

@@ -130,10 +130,10 @@ func (h *history) command() *proto.Command {
 	case 7, 8:
 		return h.putManifest()
 	case 9:
-		return &proto.Command{Body: &proto.Command_DeleteTag{DeleteTag: &proto.DeleteTag{Repository: h.repository(), Tag: h.tag()}}}
+		return &proto.Command{Body: &proto.Command_DeleteTag{DeleteTag: &proto.DeleteTag{Repository: h.repository(), Tag: h.tag(), Precondition: h.precondition()}}}
 	case 10:
 		return &proto.Command{Body: &proto.Command_DeleteManifest{DeleteManifest: &proto.DeleteManifest{
-			Repository: h.repository(), Digest: digestOf(h.content("manifest")),
+			Repository: h.repository(), Digest: digestOf(h.content("manifest")), Precondition: h.precondition(),
 		}}}
 	default:
 		return h.rareCommand()
@@ -144,9 +144,18 @@ func (h *history) putManifest() *proto.Command {
 	manifest := manifestOf(h.content("manifest"))
 	manifest.Blobs = []*proto.Descriptor{{Digest: digestOf(h.content("blob"))}}
 	manifest.Annotations = map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"}
-	put := &proto.PutManifest{Repository: h.repository(), Manifest: manifest, Tags: []string{h.tag(), h.tag()}}
+	put := &proto.PutManifest{Repository: h.repository(), Manifest: manifest, Precondition: h.precondition()}
+	for range h.rand.IntN(3) {
+		put.Tags = append(put.Tags, h.tag())
+	}
 	if h.rand.IntN(2) == 0 {
 		manifest.Subject = digestOf(h.content("manifest"))
+	}
+	if h.rand.IntN(3) == 0 {
+		manifest.Manifests = []*proto.Descriptor{{Digest: digestOf(h.content("manifest"))}, {Digest: digestOf("elsewhere")}}
+	}
+	if h.rand.IntN(3) == 0 {
+		manifest.OptionalBlobs = []*proto.Descriptor{{Digest: digestOf(h.content("blob"))}}
 	}
 	if h.rand.IntN(3) == 0 {
 		manifest.Content, manifest.StoredAsBlob = nil, true
@@ -155,8 +164,24 @@ func (h *history) putManifest() *proto.Command {
 	return &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}}
 }
 
+// precondition returns one that often does not hold; nil for none.
+func (h *history) precondition() *proto.Precondition {
+	switch h.rand.IntN(8) {
+	case 0:
+		return &proto.Precondition{Exists: true}
+	case 1:
+		return &proto.Precondition{Missing: true}
+	case 2:
+		return &proto.Precondition{Digests: []string{digestOf(h.content("manifest")), digestOf(h.content("manifest"))}}
+	case 3:
+		return &proto.Precondition{NotDigests: []string{digestOf(h.content("manifest"))}}
+	default:
+		return nil
+	}
+}
+
 func (h *history) rareCommand() *proto.Command {
-	switch h.rand.IntN(5) {
+	switch h.rand.IntN(8) {
 	case 0:
 		return &proto.Command{Body: &proto.Command_MountBlob{MountBlob: &proto.MountBlob{
 			Repository: h.repository(), From: h.repository(), Digest: digestOf(h.content("blob")),
@@ -167,6 +192,7 @@ func (h *history) rareCommand() *proto.Command {
 		before := int64(1000 + 10*h.rand.IntN(len(h.entries)))
 		return &proto.Command{Body: &proto.Command_Expire{Expire: &proto.Expire{
 			UploadsBeforeUnixMs: before, FinishedBeforeUnixMs: before, BlobsBeforeUnixMs: before, Limit: 3,
+			ManifestsBeforeUnixMs: before * int64(h.rand.IntN(2)),
 		}}}
 	case 3:
 		node := &proto.PutNode{Node: &proto.Node{Id: h.node(3), Name: h.node(3)}}
@@ -174,6 +200,18 @@ func (h *history) rareCommand() *proto.Command {
 			node = &proto.PutNode{Node: &proto.Node{Id: "node-new", Name: h.node(3)}, ReplacesId: h.node(3)}
 		}
 		return &proto.Command{Body: &proto.Command_PutNode{PutNode: node}}
+	case 4:
+		return &proto.Command{Body: &proto.Command_RenewBlob{RenewBlob: &proto.RenewBlob{
+			Repository: h.repository(), Digest: digestOf(h.content("blob")),
+		}}}
+	case 5:
+		return &proto.Command{Body: &proto.Command_RenewManifest{RenewManifest: &proto.RenewManifest{
+			Repository: h.repository(), Digest: digestOf(h.content("manifest")),
+		}}}
+	case 6:
+		return &proto.Command{Body: &proto.Command_PutSigningKey{PutSigningKey: &proto.PutSigningKey{Key: &proto.SigningKey{
+			Id: uint32(h.rand.IntN(6)), Secret: bytes.Repeat([]byte{1}, signingKeyBytes),
+		}}}}
 	default:
 		index, hash := h.machine.Checkpoint()
 		return &proto.Command{Body: &proto.Command_Checkpoint{Checkpoint: &proto.Checkpoint{PreviousIndex: index, PreviousHash: hash}}}

@@ -21,6 +21,9 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	if err := checkManifest(command); err != nil {
 		return err
 	}
+	if err := c.checkPut(command); err != nil {
+		return err
+	}
 	if err := c.checkReferences(repository, manifest); err != nil {
 		return err
 	}
@@ -34,14 +37,12 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	}
 	header := pb.Clone(manifest).(*proto.Manifest)
 	header.Content = nil
-	header.CreatedUnixMs = c.now
+	header.CreatedUnixMs, header.UntaggedUnixMs = c.now, 0
 	if known {
 		// The same digest is the same bytes: where they are does not change. What
 		// was parsed from them may be read better by a newer gateway.
 		header.StoredAsBlob, header.CreatedUnixMs = old.GetStoredAsBlob(), old.GetCreatedUnixMs()
-		if err := c.dropReferrer(repository, &old); err != nil {
-			return err
-		}
+		header.UntaggedUnixMs = old.GetUntaggedUnixMs()
 	}
 	if err := c.storeManifest(command, header.GetStoredAsBlob(), known); err != nil {
 		return err
@@ -49,8 +50,13 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	if err := c.put(bucketManifests, keyOf(repository, header.GetDigest()), header); err != nil {
 		return err
 	}
-	if header.GetSubject() != "" {
-		if err := c.putValue(bucketReferrers, keyOf(repository, header.GetSubject(), header.GetDigest()), nil); err != nil {
+	if known && !sameReferences(&old, header) {
+		if err := c.unrefer(repository, &old); err != nil {
+			return err
+		}
+	}
+	if !known || !sameReferences(&old, header) {
+		if err := c.refer(repository, header); err != nil {
 			return err
 		}
 	}
@@ -59,7 +65,43 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 			return err
 		}
 	}
-	return nil
+	if err := c.judgeManifest(repository, header.GetDigest()); err != nil {
+		return err
+	}
+	return c.touchManifest(repository, header.GetDigest())
+}
+
+// checkPut refuses a manifest whose precondition does not hold.
+func (c *change) checkPut(command *proto.PutManifest) error {
+	if len(command.GetTags()) == 0 {
+		return c.checkManifestItself(command.GetPrecondition(), command.GetRepository(), command.GetManifest().GetDigest())
+	}
+	return c.checkTags(command.GetPrecondition(), command.GetRepository(), command.GetTags())
+}
+
+// touchManifest begins the age of an untagged manifest anew: whoever pushes it, or
+// asks whether it is there, means to refer to it soon.
+func (c *change) touchManifest(repository, digest string) error {
+	var manifest proto.Manifest
+	if err := c.mustRecord(bucketManifests, keyOf(repository, digest), &manifest); err != nil {
+		return err
+	}
+	if since := manifest.GetUntaggedUnixMs(); since == 0 || since >= c.stamp() {
+		return nil
+	}
+	return c.moveManifest(repository, &manifest, c.stamp())
+}
+
+// renewManifest is renewBlob for a manifest.
+func (c *change) renewManifest(command *proto.RenewManifest) error {
+	found, err := c.has(bucketManifests, keyOf(command.GetRepository(), command.GetDigest()))
+	if err != nil {
+		return err
+	}
+	if !found {
+		return refuse(proto.Refusal_REFUSAL_MANIFEST_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetRepository())
+	}
+	return c.touchManifest(command.GetRepository(), command.GetDigest())
 }
 
 // checkManifest refuses what no gateway may send.
@@ -148,16 +190,12 @@ func (c *change) storeManifest(command *proto.PutManifest, asBlob, known bool) e
 	return c.addReference(manifest.GetDigest())
 }
 
-func (c *change) dropReferrer(repository string, manifest *proto.Manifest) error {
-	if manifest.GetSubject() == "" {
-		return nil
-	}
-	return c.remove(bucketReferrers, keyOf(repository, manifest.GetSubject(), manifest.GetDigest()))
-}
-
 func (c *change) deleteManifest(command *proto.DeleteManifest) error {
 	repository, digest := command.GetRepository(), command.GetDigest()
 	if err := c.needRepository(repository); err != nil {
+		return err
+	}
+	if err := c.checkManifestItself(command.GetPrecondition(), repository, digest); err != nil {
 		return err
 	}
 	var manifest proto.Manifest
@@ -168,21 +206,31 @@ func (c *change) deleteManifest(command *proto.DeleteManifest) error {
 	if !found {
 		return refuse(proto.Refusal_REFUSAL_MANIFEST_UNKNOWN, "%s in repository %q", digest, repository)
 	}
+	return c.dropManifest(repository, &manifest)
+}
+
+// dropManifest removes a manifest with its tags. What only it referred to begins
+// its grace.
+func (c *change) dropManifest(repository string, manifest *proto.Manifest) error {
+	digest := manifest.GetDigest()
+	if manifest.GetUntaggedUnixMs() != 0 {
+		if err := c.remove(bucketUntagged, manifestTimeKey(repository, manifest)); err != nil {
+			return err
+		}
+	}
+	if err := c.remove(bucketManifests, keyOf(repository, digest)); err != nil {
+		return err
+	}
 	if err := c.deleteTagsOf(repository, digest); err != nil {
 		return err
 	}
-	if err := c.dropReferrer(repository, &manifest); err != nil {
+	if err := c.unrefer(repository, manifest); err != nil {
 		return err
 	}
 	if manifest.GetStoredAsBlob() {
-		err = c.dropReference(digest)
-	} else {
-		err = c.remove(bucketManifestContents, keyOf(repository, digest))
+		return c.dropReference(digest, c.now)
 	}
-	if err != nil {
-		return err
-	}
-	return c.remove(bucketManifests, keyOf(repository, digest))
+	return c.remove(bucketManifestContents, keyOf(repository, digest))
 }
 
 // manifest returns a manifest with its bytes, unless they are in a blob, or
@@ -255,36 +303,61 @@ func (s *Store) ManifestBlob(ctx context.Context, repository, digest string) (bl
 	return blob, err
 }
 
-// Referrers returns the manifests of the repository whose subject is the given
-// digest, without their content, in the order of their digests. A repository
-// that does not exist has none. Error: ErrUnavailable.
-func (s *Store) Referrers(ctx context.Context, repository, subject string) (referrers []*proto.Manifest, err error) {
+// RetainManifest is Manifest for a caller who will rely on the manifest being
+// there: if untagged manifests are collected, it keeps this one for at least half
+// of StoreConfig.UntaggedAge. Errors: those of Manifest, and ErrOutcomeUnknown.
+func (s *Store) RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
+	manifest, err := s.Manifest(ctx, repository, digest)
+	if err != nil || s.cfg.UntaggedAge == 0 || !s.isHalfOver(manifest.GetUntaggedUnixMs(), s.cfg.UntaggedAge) {
+		return manifest, err
+	}
+	_, err = s.propose(ctx, &proto.Command{Body: &proto.Command_RenewManifest{RenewManifest: &proto.RenewManifest{
+		Repository: repository, Digest: digest,
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	return manifest, nil
+}
+
+// Referrers returns at most limit manifests of the repository whose subject is
+// the given digest and that come after another, without their content, in the
+// order of their digests, and whether there are more. A repository that does not
+// exist has none. Error: ErrUnavailable.
+func (s *Store) Referrers(ctx context.Context, repository, subject, after string, limit int) (referrers []*proto.Manifest, more bool, err error) {
+	limit = pageLimit(limit)
 	err = s.read(ctx, func(v view) error {
-		return v.scan(bucketReferrers, span{prefix: keyOf(repository, subject, "")}, func(digest, _ []byte) error {
+		var digests []string
+		digests, more, err = v.rests(bucketReferrers, span{prefix: keyOf(repository, subject, ""), after: []byte(after)}, limit)
+		if err != nil {
+			return err
+		}
+		for _, digest := range digests {
 			manifest := &proto.Manifest{}
-			if err := v.mustRecord(bucketManifests, keyOf(repository, string(digest)), manifest); err != nil {
+			if err := v.mustRecord(bucketManifests, keyOf(repository, digest), manifest); err != nil {
 				return err
 			}
 			referrers = append(referrers, manifest)
-			return nil
-		})
+		}
+		return nil
 	})
-	return referrers, err
+	return referrers, more, err
 }
 
 // PutManifest stores a manifest and points tags at it. Its config and layers
-// must be linked in the repository. Errors: ErrReferenceUnknown,
+// must be linked in the repository. Errors: ErrPrecondition, ErrReferenceUnknown,
 // ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})
 	return err
 }
 
-// DeleteManifest deletes a manifest with all tags that point at it. Errors:
+// DeleteManifest deletes a manifest with all tags that point at it, if the
+// precondition holds of the manifest; nil for none. Errors: ErrPrecondition,
 // ErrRepositoryUnknown, ErrManifestUnknown, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) DeleteManifest(ctx context.Context, repository, digest string) error {
+func (s *Store) DeleteManifest(ctx context.Context, repository, digest string, wanted *proto.Precondition) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteManifest{DeleteManifest: &proto.DeleteManifest{
-		Repository: repository, Digest: digest,
+		Repository: repository, Digest: digest, Precondition: wanted,
 	}}})
 	return err
 }

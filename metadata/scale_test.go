@@ -82,7 +82,7 @@ func TestCostDoesNotGrowWithTheState(t *testing.T) {
 			"a page of 100":   medianOf(31, func() { _, _, err := s.Tags(ctx, "app", next(), 100); must(err) }),
 			"put a tag":       medianOf(31, func() { must(s.PutManifest(ctx, putOf("app", "manifest 0", next()))) }),
 			"delete and put a tag": medianOf(31, func() {
-				must(s.DeleteTag(ctx, "app", next()))
+				must(s.DeleteTag(ctx, "app", next(), nil))
 				must(s.PutManifest(ctx, putOf("app", "manifest 0", fmt.Sprintf("%06d", i%tags))))
 			}),
 		}

@@ -24,7 +24,7 @@ const (
 
 const (
 	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 1
+	formatVersion = 2
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -45,24 +45,30 @@ const (
 	// nodes and is not part of the state hash.
 	bucketMachine bucket = "machine"
 
-	bucketCluster          bucket = "cluster"            // name of a single value
-	bucketRepositories     bucket = "repositories"       // repository
-	bucketLinks            bucket = "links"              // repository 0 digest
-	bucketManifests        bucket = "manifests"          // repository 0 digest
-	bucketManifestContents bucket = "manifest-contents"  // repository 0 digest
-	bucketReferrers        bucket = "referrers"          // repository 0 subject 0 digest
-	bucketTags             bucket = "tags"               // repository 0 tag
-	bucketTagsByManifest   bucket = "tags-by-manifest"   // repository 0 digest 0 tag
-	bucketBlobs            bucket = "blobs"              // digest
-	bucketUnreferenced     bucket = "unreferenced-blobs" // time digest
-	bucketExtents          bucket = "extents"            // extent id
-	bucketDegraded         bucket = "degraded-extents"   // extent id
-	bucketShardsByNode     bucket = "shards-by-node"     // node id 0 extent id
-	bucketUploads          bucket = "uploads"            // upload id
-	bucketUploadsByTime    bucket = "uploads-by-time"    // finished? time upload id
-	bucketNodes            bucket = "nodes"              // node id
-	bucketRequests         bucket = "requests"           // request id
-	bucketRequestOrder     bucket = "request-order"      // log index, 8 bytes
+	bucketCluster            bucket = "cluster"              // name of a single value
+	bucketRepositories       bucket = "repositories"         // repository
+	bucketLinks              bucket = "links"                // repository 0 digest
+	bucketUnreferencedLinks  bucket = "unreferenced-links"   // time repository 0 digest
+	bucketRepositoriesByBlob bucket = "repositories-by-blob" // digest 0 repository
+	bucketBlobReferences     bucket = "blob-references"      // repository 0 blob 0 digest of a manifest
+	bucketManifests          bucket = "manifests"            // repository 0 digest
+	bucketManifestContents   bucket = "manifest-contents"    // repository 0 digest
+	bucketReferrers          bucket = "referrers"            // repository 0 subject 0 digest
+	bucketManifestParents    bucket = "manifest-parents"     // repository 0 digest 0 digest of an image index
+	bucketUntagged           bucket = "untagged-manifests"   // time repository 0 digest
+	bucketTags               bucket = "tags"                 // repository 0 tag
+	bucketTagsByManifest     bucket = "tags-by-manifest"     // repository 0 digest 0 tag
+	bucketBlobs              bucket = "blobs"                // digest
+	bucketUnreferenced       bucket = "unreferenced-blobs"   // time digest
+	bucketExtents            bucket = "extents"              // extent id
+	bucketDegraded           bucket = "degraded-extents"     // extent id
+	bucketShardsByNode       bucket = "shards-by-node"       // node id 0 extent id
+	bucketUploads            bucket = "uploads"              // upload id
+	bucketUploadsByTime      bucket = "uploads-by-time"      // finished? time upload id
+	bucketNodes              bucket = "nodes"                // node id
+	bucketRequests           bucket = "requests"             // request id
+	bucketRequestOrder       bucket = "request-order"        // log index, 8 bytes
+	bucketSigningKeys        bucket = "signing-keys"         // id, 4 bytes
 )
 
 // stateBuckets are the buckets that are the same on every node.
@@ -71,7 +77,8 @@ func stateBuckets() []bucket {
 		bucketCluster, bucketRepositories, bucketLinks, bucketManifests, bucketManifestContents,
 		bucketReferrers, bucketTags, bucketTagsByManifest, bucketBlobs, bucketUnreferenced,
 		bucketExtents, bucketDegraded, bucketShardsByNode, bucketUploads, bucketUploadsByTime,
-		bucketNodes, bucketRequests, bucketRequestOrder,
+		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
+		bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketSigningKeys,
 	}
 }
 

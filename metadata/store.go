@@ -43,10 +43,14 @@ type StoreConfig struct {
 	UploadTTL time.Duration
 	// FinishedTTL is how long a finished upload is remembered. Default 1 h.
 	FinishedTTL time.Duration
-	// BlobGrace is how long a blob without references keeps its extents, so that
-	// running pulls can end, and a push that was told the blob is there can link it.
-	// Default 24 h.
+	// BlobGrace is how long a blob stays that no manifest refers to, so that running
+	// pulls can end, and a push that was told the blob is there can refer to it.
+	// The same on all nodes. Default 24 h.
 	BlobGrace time.Duration
+	// UntaggedAge is how long a manifest stays that no tag points at, no image
+	// index lists, and that is no referrer of a manifest that is there; 0 keeps
+	// them. The same on all nodes.
+	UntaggedAge time.Duration
 	// ExpireInterval is the time between two rounds of expiry. Default 1 min.
 	ExpireInterval time.Duration
 }

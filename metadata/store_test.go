@@ -186,10 +186,10 @@ func TestWriteOfAGoneClient(t *testing.T) {
 		cancel()
 		return nil, ctx.Err()
 	}
-	if err := s.DeleteTag(ctx, "app", "v1"); !errors.Is(err, ErrOutcomeUnknown) {
+	if err := s.DeleteTag(ctx, "app", "v1", nil); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("gone meanwhile: %v", err)
 	}
-	if err := s.DeleteTag(ctx, "app", "v1"); !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+	if err := s.DeleteTag(ctx, "app", "v1", nil); !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
 		t.Errorf("gone before: %v", err)
 	}
 	if len(log.proposed) != 1 {
@@ -299,7 +299,7 @@ func TestReadsByDigestSeeDeletions(t *testing.T) {
 	if err != nil || blob.GetSize() != 7 || len(blob.GetExtents()) != 1 {
 		t.Errorf("blob is %v (%v)", blob, err)
 	}
-	if err := errors.Join(s.DeleteBlob(t.Context(), "app", digest), s.DeleteManifest(t.Context(), "app", digestOf("m1"))); err != nil {
+	if err := errors.Join(s.DeleteBlob(t.Context(), "app", digest), s.DeleteManifest(t.Context(), "app", digestOf("m1"), nil)); err != nil {
 		t.Fatal(err)
 	}
 	_, blobErr := s.Blob(t.Context(), "app", digest)
@@ -428,7 +428,7 @@ func TestPages(t *testing.T) {
 	if _, _, err := s.Tags(ctx, "nothing", "", 5); !errors.Is(err, ErrRepositoryUnknown) {
 		t.Errorf("unknown repository: %v", err)
 	}
-	if err := s.DeleteManifest(ctx, "a", digestOf("m1")); err != nil {
+	if err := s.DeleteManifest(ctx, "a", digestOf("m1"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if tags, more, err := s.Tags(ctx, "a", "", 5); len(tags) != 0 || more || err != nil {
@@ -467,15 +467,20 @@ func TestReferrers(t *testing.T) {
 		}
 		expected = append(expected, put.GetManifest().GetDigest())
 	}
-	if err := s.DeleteManifest(t.Context(), "app", expected[2]); err != nil {
+	if err := s.DeleteManifest(t.Context(), "app", expected[2], nil); err != nil {
 		t.Fatal(err)
 	}
 	expected = slices.Delete(expected, 2, 3)
 	slices.Sort(expected)
-	referrers, err := s.Referrers(t.Context(), "app", digestOf("image"))
-	if err != nil {
-		t.Fatal(err)
+	referrers, more, err := s.Referrers(t.Context(), "app", digestOf("image"), "", 3)
+	if err != nil || !more {
+		t.Fatal(more, err)
 	}
+	rest, more, err := s.Referrers(t.Context(), "app", digestOf("image"), referrers[2].GetDigest(), 3)
+	if err != nil || more {
+		t.Fatal(more, err)
+	}
+	referrers = append(referrers, rest...)
 	var actual []string
 	for _, referrer := range referrers {
 		actual = append(actual, referrer.GetDigest())
@@ -486,7 +491,7 @@ func TestReferrers(t *testing.T) {
 	if !slices.Equal(actual, expected) {
 		t.Errorf("referrers are %q, not %q", actual, expected)
 	}
-	if none, err := s.Referrers(t.Context(), "nothing", digestOf("image")); err != nil || len(none) > 0 {
+	if none, _, err := s.Referrers(t.Context(), "nothing", digestOf("image"), "", 3); err != nil || len(none) > 0 {
 		t.Errorf("referrers in an unknown repository: %v (%v)", none, err)
 	}
 }

@@ -17,6 +17,9 @@ func (c *change) putTag(repository, tag, digest string) error {
 		if err := c.remove(bucketTagsByManifest, keyOf(repository, old.GetDigest(), tag)); err != nil {
 			return err
 		}
+		if err := c.judgeManifest(repository, old.GetDigest()); err != nil {
+			return err
+		}
 	}
 	if err := c.putValue(bucketTagsByManifest, keyOf(repository, digest, tag), nil); err != nil {
 		return err
@@ -26,6 +29,9 @@ func (c *change) putTag(repository, tag, digest string) error {
 
 func (c *change) deleteTag(command *proto.DeleteTag) error {
 	if err := c.needRepository(command.GetRepository()); err != nil {
+		return err
+	}
+	if err := c.checkTags(command.GetPrecondition(), command.GetRepository(), []string{command.GetTag()}); err != nil {
 		return err
 	}
 	key := keyOf(command.GetRepository(), command.GetTag())
@@ -40,10 +46,13 @@ func (c *change) deleteTag(command *proto.DeleteTag) error {
 	if err := c.remove(bucketTagsByManifest, keyOf(command.GetRepository(), tag.GetDigest(), command.GetTag())); err != nil {
 		return err
 	}
-	return c.remove(bucketTags, key)
+	if err := c.remove(bucketTags, key); err != nil {
+		return err
+	}
+	return c.judgeManifest(command.GetRepository(), tag.GetDigest())
 }
 
-// deleteTagsOf deletes all tags of one manifest. A client that deletes a
+// deleteTagsOf deletes all tags of a manifest that is going. A client that deletes a
 // manifest expects its tags to be gone with it, however many they are.
 func (c *change) deleteTagsOf(repository, digest string) error {
 	var tags []string
@@ -80,11 +89,12 @@ func (s *Store) Tags(ctx context.Context, repository, after string, limit int) (
 	return tags, more, err
 }
 
-// DeleteTag deletes a tag and leaves its manifest. Errors: ErrRepositoryUnknown,
+// DeleteTag deletes a tag and leaves its manifest, if the precondition holds of
+// the tag; nil for none. Errors: ErrPrecondition, ErrRepositoryUnknown,
 // ErrTagUnknown, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) DeleteTag(ctx context.Context, repository, tag string) error {
+func (s *Store) DeleteTag(ctx context.Context, repository, tag string, wanted *proto.Precondition) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteTag{DeleteTag: &proto.DeleteTag{
-		Repository: repository, Tag: tag,
+		Repository: repository, Tag: tag, Precondition: wanted,
 	}}})
 	return err
 }

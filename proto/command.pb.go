@@ -52,6 +52,10 @@ const (
 	Refusal_REFUSAL_INVALID Refusal = 14
 	// The command reached the log after its not_after_index.
 	Refusal_REFUSAL_EXPIRED Refusal = 15
+	// The precondition does not hold.
+	Refusal_REFUSAL_PRECONDITION Refusal = 16
+	// A signing key with this id, or a later one, is there.
+	Refusal_REFUSAL_KEY_KNOWN Refusal = 17
 )
 
 // Enum value maps for Refusal.
@@ -73,6 +77,8 @@ var (
 		13: "REFUSAL_CLUSTER_ID",
 		14: "REFUSAL_INVALID",
 		15: "REFUSAL_EXPIRED",
+		16: "REFUSAL_PRECONDITION",
+		17: "REFUSAL_KEY_KNOWN",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -91,6 +97,8 @@ var (
 		"REFUSAL_CLUSTER_ID":         13,
 		"REFUSAL_INVALID":            14,
 		"REFUSAL_EXPIRED":            15,
+		"REFUSAL_PRECONDITION":       16,
+		"REFUSAL_KEY_KNOWN":          17,
 	}
 )
 
@@ -147,11 +155,14 @@ type Command struct {
 	//	*Command_CommitBlob
 	//	*Command_MountBlob
 	//	*Command_UnlinkBlob
+	//	*Command_RenewBlob
 	//	*Command_PutManifest
 	//	*Command_DeleteManifest
 	//	*Command_DeleteTag
+	//	*Command_RenewManifest
 	//	*Command_Expire
 	//	*Command_Checkpoint
+	//	*Command_PutSigningKey
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +307,15 @@ func (x *Command) GetUnlinkBlob() *UnlinkBlob {
 	return nil
 }
 
+func (x *Command) GetRenewBlob() *RenewBlob {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RenewBlob); ok {
+			return x.RenewBlob
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetPutManifest() *PutManifest {
 	if x != nil {
 		if x, ok := x.Body.(*Command_PutManifest); ok {
@@ -323,6 +343,15 @@ func (x *Command) GetDeleteTag() *DeleteTag {
 	return nil
 }
 
+func (x *Command) GetRenewManifest() *RenewManifest {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RenewManifest); ok {
+			return x.RenewManifest
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetExpire() *Expire {
 	if x != nil {
 		if x, ok := x.Body.(*Command_Expire); ok {
@@ -336,6 +365,15 @@ func (x *Command) GetCheckpoint() *Checkpoint {
 	if x != nil {
 		if x, ok := x.Body.(*Command_Checkpoint); ok {
 			return x.Checkpoint
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutSigningKey() *PutSigningKey {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutSigningKey); ok {
+			return x.PutSigningKey
 		}
 	}
 	return nil
@@ -381,6 +419,10 @@ type Command_UnlinkBlob struct {
 	UnlinkBlob *UnlinkBlob `protobuf:"bytes,25,opt,name=unlink_blob,json=unlinkBlob,proto3,oneof"`
 }
 
+type Command_RenewBlob struct {
+	RenewBlob *RenewBlob `protobuf:"bytes,26,opt,name=renew_blob,json=renewBlob,proto3,oneof"`
+}
+
 type Command_PutManifest struct {
 	PutManifest *PutManifest `protobuf:"bytes,30,opt,name=put_manifest,json=putManifest,proto3,oneof"`
 }
@@ -393,12 +435,20 @@ type Command_DeleteTag struct {
 	DeleteTag *DeleteTag `protobuf:"bytes,32,opt,name=delete_tag,json=deleteTag,proto3,oneof"`
 }
 
+type Command_RenewManifest struct {
+	RenewManifest *RenewManifest `protobuf:"bytes,33,opt,name=renew_manifest,json=renewManifest,proto3,oneof"`
+}
+
 type Command_Expire struct {
 	Expire *Expire `protobuf:"bytes,40,opt,name=expire,proto3,oneof"`
 }
 
 type Command_Checkpoint struct {
 	Checkpoint *Checkpoint `protobuf:"bytes,41,opt,name=checkpoint,proto3,oneof"`
+}
+
+type Command_PutSigningKey struct {
+	PutSigningKey *PutSigningKey `protobuf:"bytes,42,opt,name=put_signing_key,json=putSigningKey,proto3,oneof"`
 }
 
 func (*Command_InitCluster) isCommand_Body() {}
@@ -419,15 +469,21 @@ func (*Command_MountBlob) isCommand_Body() {}
 
 func (*Command_UnlinkBlob) isCommand_Body() {}
 
+func (*Command_RenewBlob) isCommand_Body() {}
+
 func (*Command_PutManifest) isCommand_Body() {}
 
 func (*Command_DeleteManifest) isCommand_Body() {}
 
 func (*Command_DeleteTag) isCommand_Body() {}
 
+func (*Command_RenewManifest) isCommand_Body() {}
+
 func (*Command_Expire) isCommand_Body() {}
 
 func (*Command_Checkpoint) isCommand_Body() {}
+
+func (*Command_PutSigningKey) isCommand_Body() {}
 
 // InitCluster names the cluster. Refused when it has another name already.
 type InitCluster struct {
@@ -969,6 +1025,134 @@ func (x *UnlinkBlob) GetDigest() string {
 	return ""
 }
 
+// RenewBlob begins the grace of a blob anew that no manifest of the repository
+// refers to.
+type RenewBlob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewBlob) Reset() {
+	*x = RenewBlob{}
+	mi := &file_command_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewBlob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewBlob) ProtoMessage() {}
+
+func (x *RenewBlob) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewBlob.ProtoReflect.Descriptor instead.
+func (*RenewBlob) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RenewBlob) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *RenewBlob) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// Precondition is what must hold of each tag that a command changes, or of the
+// manifest if it changes no tag. All that is set must hold.
+type Precondition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It exists.
+	Exists bool `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
+	// It does not exist.
+	Missing bool `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"`
+	// It exists and has one of these digests.
+	Digests []string `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
+	// It does not exist, or has none of these digests.
+	NotDigests    []string `protobuf:"bytes,4,rep,name=not_digests,json=notDigests,proto3" json:"not_digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Precondition) Reset() {
+	*x = Precondition{}
+	mi := &file_command_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Precondition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Precondition) ProtoMessage() {}
+
+func (x *Precondition) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Precondition.ProtoReflect.Descriptor instead.
+func (*Precondition) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Precondition) GetExists() bool {
+	if x != nil {
+		return x.Exists
+	}
+	return false
+}
+
+func (x *Precondition) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
+}
+
+func (x *Precondition) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *Precondition) GetNotDigests() []string {
+	if x != nil {
+		return x.NotDigests
+	}
+	return nil
+}
+
 // PutManifest stores a manifest and points tags at it, in one step.
 type PutManifest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -976,14 +1160,15 @@ type PutManifest struct {
 	Manifest   *Manifest              `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Tags       []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
 	// Extents of the manifest's bytes when manifest.stored_as_blob.
-	Extents       []*Extent `protobuf:"bytes,4,rep,name=extents,proto3" json:"extents,omitempty"`
+	Extents       []*Extent     `protobuf:"bytes,4,rep,name=extents,proto3" json:"extents,omitempty"`
+	Precondition  *Precondition `protobuf:"bytes,5,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutManifest) Reset() {
 	*x = PutManifest{}
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1180,7 @@ func (x *PutManifest) String() string {
 func (*PutManifest) ProtoMessage() {}
 
 func (x *PutManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1193,7 @@ func (x *PutManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutManifest.ProtoReflect.Descriptor instead.
 func (*PutManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{10}
+	return file_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutManifest) GetRepository() string {
@@ -1039,17 +1224,25 @@ func (x *PutManifest) GetExtents() []*Extent {
 	return nil
 }
 
+func (x *PutManifest) GetPrecondition() *Precondition {
+	if x != nil {
+		return x.Precondition
+	}
+	return nil
+}
+
 type DeleteManifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
 	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Precondition  *Precondition          `protobuf:"bytes,3,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteManifest) Reset() {
 	*x = DeleteManifest{}
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1254,7 @@ func (x *DeleteManifest) String() string {
 func (*DeleteManifest) ProtoMessage() {}
 
 func (x *DeleteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1267,7 @@ func (x *DeleteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteManifest.ProtoReflect.Descriptor instead.
 func (*DeleteManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{11}
+	return file_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteManifest) GetRepository() string {
@@ -1091,17 +1284,25 @@ func (x *DeleteManifest) GetDigest() string {
 	return ""
 }
 
+func (x *DeleteManifest) GetPrecondition() *Precondition {
+	if x != nil {
+		return x.Precondition
+	}
+	return nil
+}
+
 type DeleteTag struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
 	Tag           string                 `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	Precondition  *Precondition          `protobuf:"bytes,3,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteTag) Reset() {
 	*x = DeleteTag{}
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1314,7 @@ func (x *DeleteTag) String() string {
 func (*DeleteTag) ProtoMessage() {}
 
 func (x *DeleteTag) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1327,7 @@ func (x *DeleteTag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTag.ProtoReflect.Descriptor instead.
 func (*DeleteTag) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{12}
+	return file_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteTag) GetRepository() string {
@@ -1143,8 +1344,114 @@ func (x *DeleteTag) GetTag() string {
 	return ""
 }
 
-// Expire drops what is over its time: uploads, finished markers, blobs without
-// references. The leader proposes it now and then. Times are absolute, so that
+func (x *DeleteTag) GetPrecondition() *Precondition {
+	if x != nil {
+		return x.Precondition
+	}
+	return nil
+}
+
+// RenewManifest begins the age of an untagged manifest anew.
+type RenewManifest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewManifest) Reset() {
+	*x = RenewManifest{}
+	mi := &file_command_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewManifest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewManifest) ProtoMessage() {}
+
+func (x *RenewManifest) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewManifest.ProtoReflect.Descriptor instead.
+func (*RenewManifest) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RenewManifest) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *RenewManifest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// PutSigningKey adds the key that follows the newest one, and forgets the oldest
+// ones.
+type PutSigningKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *SigningKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSigningKey) Reset() {
+	*x = PutSigningKey{}
+	mi := &file_command_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSigningKey) ProtoMessage() {}
+
+func (x *PutSigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSigningKey.ProtoReflect.Descriptor instead.
+func (*PutSigningKey) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PutSigningKey) GetKey() *SigningKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// Expire drops what is over its time: uploads, finished markers, untagged
+// manifests, and blobs that no manifest refers to. The leader proposes it now and then. Times are absolute, so that
 // the state machine decides without a clock.
 type Expire struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1152,17 +1459,20 @@ type Expire struct {
 	UploadsBeforeUnixMs int64 `protobuf:"varint,1,opt,name=uploads_before_unix_ms,json=uploadsBeforeUnixMs,proto3" json:"uploads_before_unix_ms,omitempty"`
 	// Finished uploads not updated since.
 	FinishedBeforeUnixMs int64 `protobuf:"varint,2,opt,name=finished_before_unix_ms,json=finishedBeforeUnixMs,proto3" json:"finished_before_unix_ms,omitempty"`
-	// Blobs without references since.
+	// Blobs without references since, and links that no manifest has referred to
+	// since.
 	BlobsBeforeUnixMs int64 `protobuf:"varint,3,opt,name=blobs_before_unix_ms,json=blobsBeforeUnixMs,proto3" json:"blobs_before_unix_ms,omitempty"`
 	// At most so many records of each kind go in one command.
-	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Untagged manifests since; 0 to keep them.
+	ManifestsBeforeUnixMs int64 `protobuf:"varint,5,opt,name=manifests_before_unix_ms,json=manifestsBeforeUnixMs,proto3" json:"manifests_before_unix_ms,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1484,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1497,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{13}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -1218,6 +1528,13 @@ func (x *Expire) GetLimit() uint32 {
 	return 0
 }
 
+func (x *Expire) GetManifestsBeforeUnixMs() int64 {
+	if x != nil {
+		return x.ManifestsBeforeUnixMs
+	}
+	return 0
+}
+
 // Checkpoint compares the state of the nodes. On apply every node remembers its
 // log index and the hash of its state. The next checkpoint carries the hash
 // that a majority of the nodes had at the previous one: a node that had another
@@ -1233,7 +1550,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1562,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1575,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -1287,14 +1604,20 @@ type Result struct {
 	// The missing references, with REFUSAL_REFERENCE_UNKNOWN.
 	Digests []string `protobuf:"bytes,4,rep,name=digests,proto3" json:"digests,omitempty"`
 	// How many records an Expire dropped.
-	Expired       uint32 `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
+	Expired uint32 `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
+	// How many untagged manifests an Expire has put off, since their subject is there.
+	Renewed uint32 `protobuf:"varint,8,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	// With REFUSAL_PRECONDITION: the tag that it does not hold of, or empty, and the
+	// digest found, or empty.
+	Tag           string `protobuf:"bytes,6,opt,name=tag,proto3" json:"tag,omitempty"`
+	Digest        string `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1629,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1642,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -1357,11 +1680,32 @@ func (x *Result) GetExpired() uint32 {
 	return 0
 }
 
+func (x *Result) GetRenewed() uint32 {
+	if x != nil {
+		return x.Renewed
+	}
+	return 0
+}
+
+func (x *Result) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Result) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
 var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xa6\a\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xe1\b\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -1380,15 +1724,19 @@ const file_command_proto_rawDesc = "" +
 	"\n" +
 	"mount_blob\x18\x18 \x01(\v2\x13.atoll.v1.MountBlobH\x00R\tmountBlob\x127\n" +
 	"\vunlink_blob\x18\x19 \x01(\v2\x14.atoll.v1.UnlinkBlobH\x00R\n" +
-	"unlinkBlob\x12:\n" +
+	"unlinkBlob\x124\n" +
+	"\n" +
+	"renew_blob\x18\x1a \x01(\v2\x13.atoll.v1.RenewBlobH\x00R\trenewBlob\x12:\n" +
 	"\fput_manifest\x18\x1e \x01(\v2\x15.atoll.v1.PutManifestH\x00R\vputManifest\x12C\n" +
 	"\x0fdelete_manifest\x18\x1f \x01(\v2\x18.atoll.v1.DeleteManifestH\x00R\x0edeleteManifest\x124\n" +
 	"\n" +
-	"delete_tag\x18  \x01(\v2\x13.atoll.v1.DeleteTagH\x00R\tdeleteTag\x12*\n" +
+	"delete_tag\x18  \x01(\v2\x13.atoll.v1.DeleteTagH\x00R\tdeleteTag\x12@\n" +
+	"\x0erenew_manifest\x18! \x01(\v2\x17.atoll.v1.RenewManifestH\x00R\rrenewManifest\x12*\n" +
 	"\x06expire\x18( \x01(\v2\x10.atoll.v1.ExpireH\x00R\x06expire\x126\n" +
 	"\n" +
 	"checkpoint\x18) \x01(\v2\x14.atoll.v1.CheckpointH\x00R\n" +
-	"checkpointB\x06\n" +
+	"checkpoint\x12A\n" +
+	"\x0fput_signing_key\x18* \x01(\v2\x17.atoll.v1.PutSigningKeyH\x00R\rputSigningKeyB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -1440,40 +1788,65 @@ const file_command_proto_rawDesc = "" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\tR\x06digest\"\x9d\x01\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\"C\n" +
+	"\tRenewBlob\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\"{\n" +
+	"\fPrecondition\x12\x16\n" +
+	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\bR\amissing\x12\x18\n" +
+	"\adigests\x18\x03 \x03(\tR\adigests\x12\x1f\n" +
+	"\vnot_digests\x18\x04 \x03(\tR\n" +
+	"notDigests\"\xd9\x01\n" +
 	"\vPutManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12.\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x12.atoll.v1.ManifestR\bmanifest\x12\x12\n" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12*\n" +
-	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\"H\n" +
+	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12:\n" +
+	"\fprecondition\x18\x05 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"\x84\x01\n" +
 	"\x0eDeleteManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\tR\x06digest\"=\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12:\n" +
+	"\fprecondition\x18\x03 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"y\n" +
 	"\tDeleteTag\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x10\n" +
-	"\x03tag\x18\x02 \x01(\tR\x03tag\"\xbb\x01\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12:\n" +
+	"\fprecondition\x18\x03 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"G\n" +
+	"\rRenewManifest\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\"7\n" +
+	"\rPutSigningKey\x12&\n" +
+	"\x03key\x18\x01 \x01(\v2\x14.atoll.v1.SigningKeyR\x03key\"\xf4\x01\n" +
 	"\x06Expire\x123\n" +
 	"\x16uploads_before_unix_ms\x18\x01 \x01(\x03R\x13uploadsBeforeUnixMs\x125\n" +
 	"\x17finished_before_unix_ms\x18\x02 \x01(\x03R\x14finishedBeforeUnixMs\x12/\n" +
 	"\x14blobs_before_unix_ms\x18\x03 \x01(\x03R\x11blobsBeforeUnixMs\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"X\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x127\n" +
+	"\x18manifests_before_unix_ms\x18\x05 \x01(\x03R\x15manifestsBeforeUnixMs\"X\n" +
 	"\n" +
 	"Checkpoint\x12%\n" +
 	"\x0eprevious_index\x18\x01 \x01(\x04R\rpreviousIndex\x12#\n" +
-	"\rprevious_hash\x18\x02 \x01(\fR\fpreviousHash\"\xa2\x01\n" +
+	"\rprevious_hash\x18\x02 \x01(\fR\fpreviousHash\"\xe6\x01\n" +
 	"\x06Result\x12+\n" +
 	"\arefusal\x18\x01 \x01(\x0e2\x11.atoll.v1.RefusalR\arefusal\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1f\n" +
 	"\vupload_size\x18\x03 \x01(\x04R\n" +
 	"uploadSize\x12\x18\n" +
 	"\adigests\x18\x04 \x03(\tR\adigests\x12\x18\n" +
-	"\aexpired\x18\x05 \x01(\rR\aexpired*\xb3\x03\n" +
+	"\aexpired\x18\x05 \x01(\rR\aexpired\x12\x18\n" +
+	"\arenewed\x18\b \x01(\rR\arenewed\x12\x10\n" +
+	"\x03tag\x18\x06 \x01(\tR\x03tag\x12\x16\n" +
+	"\x06digest\x18\a \x01(\tR\x06digest*\xe4\x03\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -1491,7 +1864,9 @@ const file_command_proto_rawDesc = "" +
 	"\x16REFUSAL_HOLDER_UNKNOWN\x10\f\x12\x16\n" +
 	"\x12REFUSAL_CLUSTER_ID\x10\r\x12\x13\n" +
 	"\x0fREFUSAL_INVALID\x10\x0e\x12\x13\n" +
-	"\x0fREFUSAL_EXPIRED\x10\x0fB&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x0fREFUSAL_EXPIRED\x10\x0f\x12\x18\n" +
+	"\x14REFUSAL_PRECONDITION\x10\x10\x12\x15\n" +
+	"\x11REFUSAL_KEY_KNOWN\x10\x11B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -1506,7 +1881,7 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_command_proto_goTypes = []any{
 	(Refusal)(0),           // 0: atoll.v1.Refusal
 	(*Command)(nil),        // 1: atoll.v1.Command
@@ -1519,17 +1894,22 @@ var file_command_proto_goTypes = []any{
 	(*CommitBlob)(nil),     // 8: atoll.v1.CommitBlob
 	(*MountBlob)(nil),      // 9: atoll.v1.MountBlob
 	(*UnlinkBlob)(nil),     // 10: atoll.v1.UnlinkBlob
-	(*PutManifest)(nil),    // 11: atoll.v1.PutManifest
-	(*DeleteManifest)(nil), // 12: atoll.v1.DeleteManifest
-	(*DeleteTag)(nil),      // 13: atoll.v1.DeleteTag
-	(*Expire)(nil),         // 14: atoll.v1.Expire
-	(*Checkpoint)(nil),     // 15: atoll.v1.Checkpoint
-	(*Result)(nil),         // 16: atoll.v1.Result
-	(*Node)(nil),           // 17: atoll.v1.Node
-	(NodeState)(0),         // 18: atoll.v1.NodeState
-	(*Extent)(nil),         // 19: atoll.v1.Extent
-	(*HashState)(nil),      // 20: atoll.v1.HashState
-	(*Manifest)(nil),       // 21: atoll.v1.Manifest
+	(*RenewBlob)(nil),      // 11: atoll.v1.RenewBlob
+	(*Precondition)(nil),   // 12: atoll.v1.Precondition
+	(*PutManifest)(nil),    // 13: atoll.v1.PutManifest
+	(*DeleteManifest)(nil), // 14: atoll.v1.DeleteManifest
+	(*DeleteTag)(nil),      // 15: atoll.v1.DeleteTag
+	(*RenewManifest)(nil),  // 16: atoll.v1.RenewManifest
+	(*PutSigningKey)(nil),  // 17: atoll.v1.PutSigningKey
+	(*Expire)(nil),         // 18: atoll.v1.Expire
+	(*Checkpoint)(nil),     // 19: atoll.v1.Checkpoint
+	(*Result)(nil),         // 20: atoll.v1.Result
+	(*Node)(nil),           // 21: atoll.v1.Node
+	(NodeState)(0),         // 22: atoll.v1.NodeState
+	(*Extent)(nil),         // 23: atoll.v1.Extent
+	(*HashState)(nil),      // 24: atoll.v1.HashState
+	(*Manifest)(nil),       // 25: atoll.v1.Manifest
+	(*SigningKey)(nil),     // 26: atoll.v1.SigningKey
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
@@ -1541,24 +1921,31 @@ var file_command_proto_depIdxs = []int32{
 	8,  // 6: atoll.v1.Command.commit_blob:type_name -> atoll.v1.CommitBlob
 	9,  // 7: atoll.v1.Command.mount_blob:type_name -> atoll.v1.MountBlob
 	10, // 8: atoll.v1.Command.unlink_blob:type_name -> atoll.v1.UnlinkBlob
-	11, // 9: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
-	12, // 10: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
-	13, // 11: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
-	14, // 12: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	15, // 13: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
-	17, // 14: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	18, // 15: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	19, // 16: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	20, // 17: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	19, // 18: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	21, // 19: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	19, // 20: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	0,  // 21: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	11, // 9: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
+	13, // 10: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
+	14, // 11: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
+	15, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
+	16, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
+	18, // 14: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	19, // 15: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	17, // 16: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
+	21, // 17: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	22, // 18: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	23, // 19: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	24, // 20: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	23, // 21: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	25, // 22: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	23, // 23: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	12, // 24: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 25: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 26: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	26, // 27: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	0,  // 28: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -1577,11 +1964,14 @@ func file_command_proto_init() {
 		(*Command_CommitBlob)(nil),
 		(*Command_MountBlob)(nil),
 		(*Command_UnlinkBlob)(nil),
+		(*Command_RenewBlob)(nil),
 		(*Command_PutManifest)(nil),
 		(*Command_DeleteManifest)(nil),
 		(*Command_DeleteTag)(nil),
+		(*Command_RenewManifest)(nil),
 		(*Command_Expire)(nil),
 		(*Command_Checkpoint)(nil),
+		(*Command_PutSigningKey)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1589,7 +1979,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -503,8 +503,10 @@ func (x *Repository) GetCreatedUnixMs() int64 {
 type Link struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CreatedUnixMs int64                  `protobuf:"varint,1,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Since when no manifest of the repository refers to the blob; 0 while one does.
+	UnreferencedUnixMs int64 `protobuf:"varint,2,opt,name=unreferenced_unix_ms,json=unreferencedUnixMs,proto3" json:"unreferenced_unix_ms,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Link) Reset() {
@@ -540,6 +542,13 @@ func (*Link) Descriptor() ([]byte, []int) {
 func (x *Link) GetCreatedUnixMs() int64 {
 	if x != nil {
 		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Link) GetUnreferencedUnixMs() int64 {
+	if x != nil {
+		return x.UnreferencedUnixMs
 	}
 	return 0
 }
@@ -882,8 +891,13 @@ type Manifest struct {
 	ArtifactType  string            `protobuf:"bytes,9,opt,name=artifact_type,json=artifactType,proto3" json:"artifact_type,omitempty"`
 	Annotations   map[string]string `protobuf:"bytes,10,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	CreatedUnixMs int64             `protobuf:"varint,11,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Layers that may be elsewhere: non-distributable ones, and those with URLs.
+	// They need not be linked, but one that is stays as long as the manifest.
+	OptionalBlobs []*Descriptor `protobuf:"bytes,12,rep,name=optional_blobs,json=optionalBlobs,proto3" json:"optional_blobs,omitempty"`
+	// Since when no tag points at it and no image index lists it; 0 while one does.
+	UntaggedUnixMs int64 `protobuf:"varint,13,opt,name=untagged_unix_ms,json=untaggedUnixMs,proto3" json:"untagged_unix_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
@@ -989,6 +1003,20 @@ func (x *Manifest) GetAnnotations() map[string]string {
 func (x *Manifest) GetCreatedUnixMs() int64 {
 	if x != nil {
 		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Manifest) GetOptionalBlobs() []*Descriptor {
+	if x != nil {
+		return x.OptionalBlobs
+	}
+	return nil
+}
+
+func (x *Manifest) GetUntaggedUnixMs() int64 {
+	if x != nil {
+		return x.UntaggedUnixMs
 	}
 	return 0
 }
@@ -1162,6 +1190,70 @@ func (x *Node) GetJoinedUnixMs() int64 {
 	return 0
 }
 
+// SigningKey signs what one node promises and another redeems, such as the
+// targets of redirects. Secret: it must not be printed.
+type SigningKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 for the first, one more for each that follows.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// 32 random bytes.
+	Secret        []byte `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,3,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKey) Reset() {
+	*x = SigningKey{}
+	mi := &file_records_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKey) ProtoMessage() {}
+
+func (x *SigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
+func (*SigningKey) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SigningKey) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SigningKey) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *SigningKey) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
 var File_records_proto protoreflect.FileDescriptor
 
 const file_records_proto_rawDesc = "" +
@@ -1200,9 +1292,10 @@ const file_records_proto_rawDesc = "" +
 	"\x05owner\"4\n" +
 	"\n" +
 	"Repository\x12&\n" +
-	"\x0fcreated_unix_ms\x18\x01 \x01(\x03R\rcreatedUnixMs\".\n" +
+	"\x0fcreated_unix_ms\x18\x01 \x01(\x03R\rcreatedUnixMs\"`\n" +
 	"\x04Link\x12&\n" +
-	"\x0fcreated_unix_ms\x18\x01 \x01(\x03R\rcreatedUnixMs\"?\n" +
+	"\x0fcreated_unix_ms\x18\x01 \x01(\x03R\rcreatedUnixMs\x120\n" +
+	"\x14unreferenced_unix_ms\x18\x02 \x01(\x03R\x12unreferencedUnixMs\"?\n" +
 	"\tHashState\x12\x1c\n" +
 	"\talgorithm\x18\x01 \x01(\tR\talgorithm\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\fR\x05state\"\xa7\x02\n" +
@@ -1235,7 +1328,7 @@ const file_records_proto_rawDesc = "" +
 	"\n" +
 	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x04R\x04size\"\xe3\x03\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\"\xca\x04\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
@@ -1249,7 +1342,9 @@ const file_records_proto_rawDesc = "" +
 	"\rartifact_type\x18\t \x01(\tR\fartifactType\x12E\n" +
 	"\vannotations\x18\n" +
 	" \x03(\v2#.atoll.v1.Manifest.AnnotationsEntryR\vannotations\x12&\n" +
-	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x1a>\n" +
+	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x12;\n" +
+	"\x0eoptional_blobs\x18\f \x03(\v2\x14.atoll.v1.DescriptorR\roptionalBlobs\x12(\n" +
+	"\x10untagged_unix_ms\x18\r \x01(\x03R\x0euntaggedUnixMs\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
@@ -1265,7 +1360,12 @@ const file_records_proto_rawDesc = "" +
 	"\x04zone\x18\x06 \x01(\tR\x04zone\x12%\n" +
 	"\x0ecapacity_bytes\x18\a \x01(\x04R\rcapacityBytes\x12)\n" +
 	"\x05state\x18\b \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12$\n" +
-	"\x0ejoined_unix_ms\x18\t \x01(\x03R\fjoinedUnixMs*o\n" +
+	"\x0ejoined_unix_ms\x18\t \x01(\x03R\fjoinedUnixMs\"\\\n" +
+	"\n" +
+	"SigningKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs*o\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n" +
@@ -1285,7 +1385,7 @@ func file_records_proto_rawDescGZIP() []byte {
 }
 
 var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_records_proto_goTypes = []any{
 	(NodeState)(0),       // 0: atoll.v1.NodeState
 	(*Layout)(nil),       // 1: atoll.v1.Layout
@@ -1302,7 +1402,8 @@ var file_records_proto_goTypes = []any{
 	(*Manifest)(nil),     // 12: atoll.v1.Manifest
 	(*Tag)(nil),          // 13: atoll.v1.Tag
 	(*Node)(nil),         // 14: atoll.v1.Node
-	nil,                  // 15: atoll.v1.Manifest.AnnotationsEntry
+	(*SigningKey)(nil),   // 15: atoll.v1.SigningKey
+	nil,                  // 16: atoll.v1.Manifest.AnnotationsEntry
 }
 var file_records_proto_depIdxs = []int32{
 	1,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
@@ -1313,13 +1414,14 @@ var file_records_proto_depIdxs = []int32{
 	8,  // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
 	11, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
 	11, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
-	15, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
-	0,  // 9: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	16, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
+	11, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
+	0,  // 10: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_records_proto_init() }
@@ -1337,7 +1439,7 @@ func file_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_records_proto_rawDesc), len(file_records_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
