@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -29,30 +28,50 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 		return x.reply(http.StatusNotModified)
 	}
 	header.Set("Accept-Ranges", "bytes")
-	// Never empty: stargz-snapshotter parses it.
-	header.Set("Content-Type", "application/octet-stream")
-
-	part, status := span{length: size}, http.StatusOK
-	if wanted := x.wantedRange(etag); wanted != "" {
-		spans, err := parseRange(wanted, size)
-		if errors.Is(err, errRangeInvalid) {
-			header.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		}
-		if err != nil {
-			return err
-		}
-		// Several ranges get the whole blob, which every client of theirs takes.
-		if len(spans) == 1 {
-			part, status = spans[0], http.StatusPartialContent
-			header.Set("Content-Range", part.contentRange(size))
-		}
+	header.Set("Content-Type", blobType)
+	s, err := x.choose(blob, etag)
+	if err != nil {
+		return err
 	}
-	header.Set("Content-Length", strconv.FormatUint(part.length, 10))
-	if x.r.Method == http.MethodHead || part.length == 0 {
-		x.w.WriteHeader(status)
+	if x.r.Method == http.MethodHead || size == 0 {
+		x.w.WriteHeader(s.status)
 		return nil
 	}
-	return g.sendExtents(ctx, x, sending{extents: blob.GetExtents(), span: part, status: status})
+	return g.sendExtents(ctx, x, s)
+}
+
+// blobType is the type of every blob. It is never empty: stargz-snapshotter
+// parses it.
+const blobType = "application/octet-stream"
+
+// choose decides, by the Range header, what of a blob to send, and sets the
+// headers that go with it.
+func (x *exchange) choose(blob *proto.Blob, etag string) (sending, error) {
+	size, header := blob.GetSize(), x.w.Header()
+	spans, err := parseRange(x.wantedRange(etag), size)
+	if errors.Is(err, errRangeInvalid) {
+		header.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+	}
+	if err != nil {
+		return sending{}, err
+	}
+	s := sending{extents: blob.GetExtents(), spans: spans, status: http.StatusPartialContent}
+	length := uint64(0)
+	switch {
+	case len(spans) == 0 || overlap(spans):
+		s.spans, s.status = []span{{length: size}}, http.StatusOK
+		length = size
+	case len(spans) == 1:
+		header.Set("Content-Range", spans[0].contentRange(size))
+		length = spans[0].length
+	default:
+		parts := newByteRanges(x.reference, size)
+		header.Set("Content-Type", parts.contentType())
+		s.head, s.tail = parts.head, parts.tail()
+		length = parts.length(spans)
+	}
+	header.Set("Content-Length", strconv.FormatUint(length, 10))
+	return s, nil
 }
 
 // wantedRange returns the Range header if it counts: ranges are defined for GET
@@ -65,57 +84,6 @@ func (x *exchange) wantedRange(etag string) string {
 		return ""
 	}
 	return x.r.Header.Get("Range")
-}
-
-// sending is what sendExtents sends.
-type sending struct {
-	extents []*proto.Extent
-	span    span
-	status  int
-}
-
-// sendExtents sends a reply whose headers are set. If the bytes can't be had, it
-// fails before the header is written as long as that is possible; later its error
-// cuts the connection, so that nobody takes a part for the whole.
-func (g *gateway) sendExtents(ctx context.Context, x *exchange, s sending) error {
-	release, err := g.pulls.acquire(ctx, 1)
-	if err != nil {
-		return err
-	}
-	defer release()
-	reader, err := g.blobs.Read(ctx, s.extents, s.span.offset, s.span.length)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", x.reference, err)
-	}
-	buffer := g.buffers.Get().(*[]byte)
-	defer g.buffers.Put(buffer)
-	sent, err := io.CopyBuffer(contentWriter{x.w, s.status}, reader, *buffer)
-	// Closing a reader has nothing to say about what was read.
-	_ = reader.Close()
-	switch {
-	case x.w.err != nil:
-		return fmt.Errorf("send %s: %w", x.reference, x.w.err)
-	case err != nil:
-		return fmt.Errorf("read %s: %w", x.reference, err)
-	case uint64(sent) != s.span.length:
-		return fmt.Errorf("read %s: %d bytes of %d: %w", x.reference, sent, s.span.length, io.ErrUnexpectedEOF)
-	}
-	return nil
-}
-
-// contentWriter writes the header with the first bytes of content. It has no
-// ReadFrom on purpose: the copy must use the gateway's buffer.
-type contentWriter struct {
-	w      *response
-	status int
-}
-
-// Write implements io.Writer.
-func (c contentWriter) Write(p []byte) (int, error) {
-	if !c.w.started() {
-		c.w.WriteHeader(c.status)
-	}
-	return c.w.Write(p)
 }
 
 // deleteBlob answers DELETE of a blob: it goes from this repository at once, its

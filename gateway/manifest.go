@@ -47,7 +47,7 @@ func (g *gateway) getManifest(ctx context.Context, x *exchange) error {
 			return fmt.Errorf("look up content of manifest %s: %w", digest, err)
 		}
 		whole := span{length: blob.GetSize()}
-		return g.sendExtents(ctx, x, sending{extents: blob.GetExtents(), span: whole, status: http.StatusOK})
+		return g.sendExtents(ctx, x, sending{extents: blob.GetExtents(), spans: []span{whole}, status: http.StatusOK})
 	}
 	x.w.WriteHeader(http.StatusOK)
 	_, _ = x.w.Write(manifest.GetContent()) // A client that is gone is seen in x.w.err.

@@ -82,11 +82,6 @@ func parseOneRange(part string, size uint64) (s span, exists, ok bool) {
 	return span{offset: from, length: min(to, size-1) - from + 1}, true, true
 }
 
-// contentRange is the Content-Range of a 206.
-func (s span) contentRange(size uint64) string {
-	return fmt.Sprintf("bytes %d-%d/%d", s.offset, s.offset+s.length-1, size)
-}
-
 // parseContentRange reads the Content-Range of an upload's chunk: "first-last",
 // as the OCI specification has it, or the HTTP form "bytes first-last/size",
 // which some clients send.
