@@ -52,7 +52,18 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("no scripts: %v", err)
 	}
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runScript(t, file) })
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runScript(t, file, startServer) })
+	}
+}
+
+// TestScriptsOverHTTP2 has the same replies, except that no connection is closed.
+func TestScriptsOverHTTP2(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 || *rewrite {
+		t.Skipf("scripts %v are being rewritten, or %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runScript(t, file, startHTTP2) })
 	}
 }
 
@@ -75,14 +86,14 @@ type scriptRequest struct {
 	chunked        bool
 }
 
-func runScript(t *testing.T, file string) {
+func runScript(t *testing.T, file string, start func(*testing.T, http.Handler) *httptest.Server) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &script{t: t, metadata: newMemoryMetadata(), blobs: newMemoryBlobs(), texts: map[string]string{}, names: map[string]string{}}
 	s.blobs.extentBytes = 8
-	s.server = startServer(t, New(Config{Logger: zerolog.Nop()}, s.metadata, s.blobs))
+	s.server = start(t, New(Config{Logger: zerolog.Nop()}, s.metadata, s.blobs))
 	s.client = s.server.Client()
 	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
@@ -106,6 +117,9 @@ func runScript(t *testing.T, file string) {
 			stop++
 		}
 		want := strings.Join(lines[end+1:stop], "\n")
+		if s.server.EnableHTTP2 {
+			want = strings.ReplaceAll(want, "\nConnection: close", "")
+		}
 		got := s.run(s.parse(input[:len(input)-1]))
 		if got != want && !*rewrite {
 			t.Errorf("%s:%d: %s\n--- got\n%s\n--- want\n%s", file, i+1, line, got, want)
@@ -124,7 +138,7 @@ func runScript(t *testing.T, file string) {
 func startServer(t *testing.T, handler http.Handler) *httptest.Server {
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = NewServer(handler, zerolog.Nop())
+	server.Config = NewServer(handler, nil, zerolog.Nop())
 	server.Start()
 	t.Cleanup(server.Close)
 	return server

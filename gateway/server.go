@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"log" //nolint:depguard // http.Server takes no other logger; errorLog passes everything on.
 	"net/http"
 	"time"
@@ -21,11 +22,13 @@ const (
 )
 
 // NewServer returns an HTTP server for the handler that New made. It starts
-// nothing. There is no timeout for whole requests: the handler bounds how long
+// nothing. With a TLS configuration, which ServeTLS needs, it answers plain HTTP
+// on its port with a 400 that says so. There is no timeout for whole requests: the handler bounds how long
 // a client may be silent, and a layer of any size takes as long as it takes.
-func NewServer(handler http.Handler, logger zerolog.Logger) *http.Server {
+func NewServer(handler http.Handler, config *tls.Config, logger zerolog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
+		TLSConfig:         config,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,

@@ -194,7 +194,7 @@ func TestRefusalOfExpectedBody(t *testing.T) {
 func TestRefusalOverHTTP2(t *testing.T) {
 	handler := New(Config{}, newMemoryMetadata(), newMemoryBlobs())
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = NewServer(handler, zerolog.Nop())
+	server.Config = NewServer(handler, nil, zerolog.Nop())
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	t.Cleanup(server.Close)

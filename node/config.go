@@ -57,8 +57,20 @@ type RegistryConfig struct {
 	// Listen is the address of the registry port.
 	Listen string `koanf:"listen"`
 	// URL is the base URL at which clients and the balancer reach this node's
-	// registry port. Default: http://HOST:PORT, with the host of cluster.address.
+	// registry port. Default: http://HOST:PORT, or https:// with registry.tls, with
+	// the host of cluster.address.
 	URL string `koanf:"url"`
+	// TLS is for a registry port that speaks TLS. Without it, it speaks plain HTTP.
+	TLS RegistryTLSConfig `koanf:"tls"`
+}
+
+// RegistryTLSConfig names the files for TLS with clients, PEM. They may be replaced
+// while the node runs: it looks at them every 10 s.
+type RegistryTLSConfig struct {
+	// Cert is the file with the certificate, and the chain behind it.
+	Cert string `koanf:"cert"`
+	// Key is the file with the certificate's private key.
+	Key string `koanf:"key"`
 }
 
 // ClusterConfig is about the port that the nodes use among themselves. It
@@ -146,8 +158,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	faults = append(faults, c.validateCluster()...)
+	faults = append(faults, c.Registry.validateTLS()...)
 	if c.Registry.URL == "" {
-		c.Registry.URL = defaultRegistryURL(c.Cluster.Address, c.Registry.Listen)
+		c.Registry.URL = defaultRegistryURL(c.Registry.scheme(), c.Cluster.Address, c.Registry.Listen)
 	}
 	if u, err := url.Parse(c.Registry.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		fault("registry.url: %q is not an http or https URL", c.Registry.URL)
@@ -213,7 +226,25 @@ func checkAddress(address string, listen bool) error {
 	return nil
 }
 
-func defaultRegistryURL(clusterAddress, listen string) string {
+func (c *RegistryConfig) validateTLS() (faults []error) {
+	if c.TLS.Cert != "" && c.TLS.Key == "" {
+		faults = append(faults, errors.New("registry.tls.key: no file given for the key of registry.tls.cert"))
+	}
+	if c.TLS.Key != "" && c.TLS.Cert == "" {
+		faults = append(faults, errors.New("registry.tls.cert: no file given for the certificate of registry.tls.key"))
+	}
+	return faults
+}
+
+// scheme is how clients speak to the registry port itself.
+func (c *RegistryConfig) scheme() string {
+	if c.TLS.Cert != "" {
+		return "https"
+	}
+	return "http"
+}
+
+func defaultRegistryURL(scheme, clusterAddress, listen string) string {
 	host, _, err := net.SplitHostPort(clusterAddress)
 	if err != nil {
 		return ""
@@ -222,5 +253,5 @@ func defaultRegistryURL(clusterAddress, listen string) string {
 	if err != nil {
 		return ""
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + "://" + net.JoinHostPort(host, port)
 }

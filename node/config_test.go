@@ -22,11 +22,27 @@ func TestConfigFillsInWhatFollows(t *testing.T) {
 	}
 }
 
+func TestRegistryURLFollowsTLS(t *testing.T) {
+	cfg := validConfig()
+	cfg.Registry.TLS = RegistryTLSConfig{Cert: "cert", Key: "key"}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Registry.URL != "https://n1:5000" {
+		t.Errorf("registry.url %q", cfg.Registry.URL)
+	}
+	cfg.Registry.TLS.Cert = ""
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "registry.tls.cert: ") {
+		t.Errorf("a key without a certificate: %v", err)
+	}
+}
+
 // Every fault is named by its key, all of them at once.
 func TestConfigNamesEveryFault(t *testing.T) {
 	cfg := validConfig()
 	cfg.Name, cfg.Data = "N_1", ""
 	cfg.Registry.Listen, cfg.Registry.URL = "5000", "ftp://n1"
+	cfg.Registry.TLS.Cert = "cert"
 	cfg.Cluster.Address, cfg.Cluster.Key = ":5100", ""
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
@@ -38,7 +54,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		t.Fatal("the configuration was accepted")
 	}
 	for _, key := range []string{
-		"name: ", "data: ", "registry.listen: ", "registry.url: ", "cluster.address: ", "cluster.key: ", "join: ",
+		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ", "cluster.address: ", "cluster.key: ", "join: ",
 		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.buffer-bytes: ",
 		"log.level: ", "log.format: ",
 	} {

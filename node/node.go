@@ -6,6 +6,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -128,6 +129,8 @@ type parts struct {
 	rpc       *grpc.Server
 	metrics   *prometheus.Registry
 	registry  *http.Server
+	// certificate is for clients; nil without TLS on the registry port.
+	certificate *gateway.Certificate
 
 	closers []func() error // in the order of opening
 }
@@ -265,12 +268,24 @@ func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
 	atoll.RegisterMembershipServer(p.rpc, &membership{
 		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"),
 	})
+	return p.openGateway()
+}
+
+// openGateway opens what speaks to clients.
+func (p *parts) openGateway() (err error) {
 	logger := p.component("gateway")
 	handler := gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
 	}, p.store, p.blobs)
-	p.registry = gateway.NewServer(handler, logger)
+	var config *tls.Config
+	if files := p.cfg.Registry.TLS; files.Cert != "" {
+		if p.certificate, err = gateway.OpenCertificate(files.Cert, files.Key, logger); err != nil {
+			return fmt.Errorf("registry.tls: %w", err)
+		}
+		config = p.certificate.TLSConfig()
+	}
+	p.registry = gateway.NewServer(handler, config, logger)
 	return nil
 }
 

@@ -44,7 +44,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return p.ready.Run(work) })
 	group.Go(func() error { return serveUntilClosed(operations.Serve(p.listeners.operations)) })
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
-	group.Go(func() error { return serveUntilClosed(p.registry.Serve(p.listeners.registry)) })
+	p.serveClients(work, group)
 	group.Go(func() error { return p.join(ctx, work) })
 
 	select {
@@ -54,6 +54,16 @@ func (p *parts) run(ctx context.Context) error {
 	}
 	p.stop(cancel, operations, adminServer)
 	return group.Wait()
+}
+
+// serveClients serves the registry port, by TLS if there is a certificate.
+func (p *parts) serveClients(work context.Context, group *errgroup.Group) {
+	if p.certificate == nil {
+		group.Go(func() error { return serveUntilClosed(p.registry.Serve(p.listeners.registry)) })
+		return
+	}
+	group.Go(func() error { return p.certificate.Run(work) })
+	group.Go(func() error { return serveUntilClosed(p.registry.ServeTLS(p.listeners.registry, "", "")) })
 }
 
 // join brings the node into its cluster and then starts what only a member does.
