@@ -22,20 +22,20 @@ const (
 type GarbageCount struct {
 	// Due is what collection drops now, Later what it drops once its time is over
 	// if nothing refers to it until then.
-	Due   int `json:"due"`
-	Later int `json:"later"`
+	Due   int
+	Later int
 	// DueBytes and LaterBytes is what goes from the cluster's disks with it, as
 	// clients count bytes, without parity. A blob of several repositories counts
 	// with none of its links.
-	DueBytes   uint64 `json:"dueBytes"`
-	LaterBytes uint64 `json:"laterBytes"`
+	DueBytes   uint64
+	LaterBytes uint64
 }
 
 // Garbage is what collection would drop.
 type Garbage struct {
-	Kinds map[GarbageKind]GarbageCount `json:"kinds"`
+	Kinds map[GarbageKind]GarbageCount
 	// Names of what is due, the first maxGarbageNames of each kind.
-	Names map[GarbageKind][]string `json:"names"`
+	Names map[GarbageKind][]string
 }
 
 // maxGarbageNames bounds the names that a report lists of each kind.

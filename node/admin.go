@@ -30,6 +30,7 @@ type admin struct {
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
+	mux.HandleFunc("POST /collect", a.serveCollect)
 	profiles(mux)
 	return mux
 }

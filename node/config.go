@@ -49,6 +49,7 @@ type Config struct {
 	Cluster    ClusterConfig    `koanf:"cluster"`
 	Operations OperationsConfig `koanf:"operations"`
 	Limits     LimitsConfig     `koanf:"limits"`
+	Collect    CollectConfig    `koanf:"collect"`
 	Log        LogConfig        `koanf:"log"`
 }
 
@@ -105,6 +106,19 @@ type LimitsConfig struct {
 	BufferBytes int64 `koanf:"buffer-bytes"`
 }
 
+// CollectConfig is about what nothing refers to any more. The leader's counts, so
+// that it should be the same on all nodes.
+type CollectConfig struct {
+	// Grace is how long a blob stays that no manifest refers to. A push must not
+	// take longer from its first blob to its manifest.
+	Grace time.Duration `koanf:"grace"`
+	// Untagged is how long a manifest stays that no tag points at, no image index
+	// lists, and that is no referrer of a manifest that is there; 0 keeps them.
+	Untagged time.Duration `koanf:"untagged"`
+	// Interval is the time between two rounds of collection.
+	Interval time.Duration `koanf:"interval"`
+}
+
 // LogConfig is about the node's own log.
 type LogConfig struct {
 	// Level is the lowest level that is written: debug, info, warn or error.
@@ -131,6 +145,7 @@ func DefaultConfig() Config {
 		Cluster:         ClusterConfig{Listen: fmt.Sprintf(":%d", DefaultClusterPort)},
 		Operations:      OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
 		Limits:          LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
+		Collect:         CollectConfig{Grace: 24 * time.Hour, Interval: time.Minute},
 		Log:             LogConfig{Level: "info", Format: "json"},
 	}
 }
@@ -179,6 +194,15 @@ func (c *Config) Validate() error {
 	}
 	if c.Limits.BufferBytes < 16<<20 {
 		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.Limits.BufferBytes)
+	}
+	if c.Collect.Grace <= 0 {
+		fault("collect.grace: %s is not a positive duration", c.Collect.Grace)
+	}
+	if c.Collect.Untagged < 0 {
+		fault("collect.untagged: %s is neither 0, to keep untagged manifests, nor a positive duration", c.Collect.Untagged)
+	}
+	if c.Collect.Interval <= 0 {
+		fault("collect.interval: %s is not a positive duration", c.Collect.Interval)
 	}
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		fault("log.level: %q is not debug, info, warn or error", c.Log.Level)

@@ -235,7 +235,9 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		defer cancel()
 		return p.replica.Close(ctx)
 	})
-	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{Logger: p.component("metadata")})
+	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{
+		Logger: p.component("metadata"), BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
+	})
 	return nil
 }
 

@@ -2,13 +2,7 @@ package node
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"time"
 )
 
 // Health is the cluster's state in one word.
@@ -77,81 +71,11 @@ type BlobCounts struct {
 	Lost     uint64 `json:"lost"`
 }
 
-// AdminSocket is the operator's socket, in the data folder.
-const AdminSocket = "admin.sock"
-
-// adminTimeout bounds one question to a node over its socket.
-const adminTimeout = 15 * time.Second
-
 // FetchStatus asks the node whose data folder is given. It fails when no node
 // runs there.
 func FetchStatus(ctx context.Context, dataDir string) (*Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialSocket(ctx, dataDir)
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/status", nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask node in %s: %w", dataDir, err)
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("ask node in %s: no node answers there: %w", dataDir, err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask node in %s: it answered %s", dataDir, response.Status)
-	}
-	var status Status
-	if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
-		return nil, fmt.Errorf("ask node in %s: read its answer: %w", dataDir, err)
-	}
-	return &status, nil
-}
-
-// A socket's path may have at most 107 bytes on Linux (unix(7)), a data folder's
-// path many more. Through /proc/self/fd the folder has a short name.
-func socketPath(dir string) (path string, release func(), err error) {
-	folder, err := os.Open(dir)
-	if err != nil {
-		return "", nil, err
-	}
-	return filepath.Join(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()), AdminSocket), func() { folder.Close() }, nil
-}
-
-func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
-	path, release, err := socketPath(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	var dialer net.Dialer
-	return dialer.DialContext(ctx, "unix", path)
-}
-
-func listenSocket(dir string) (net.Listener, error) {
-	path, release, err := socketPath(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	// The folder is locked by this process, so a socket found in it is a dead
-	// one's.
-	if err := os.Remove(filepath.Join(dir, AdminSocket)); err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(filepath.Join(dir, AdminSocket), 0o600); err != nil {
-		listener.Close()
-		return nil, err
-	}
-	return listener, nil
+	status := &Status{}
+	return status, askAdmin(ctx, dataDir, http.MethodGet, "/status", status)
 }

@@ -44,6 +44,9 @@ func settings() []setting {
 		{"limits.uploads", kindNumber, "how many requests may send blob bytes at once"},
 		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
 		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
+		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
+		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject (default: for ever)"},
+		{"collect.interval", kindDuration, "time between two rounds of collection"},
 		{"log.level", kindText, "lowest level that is logged: debug, info, warn or error"},
 		{"log.format", kindText, "json, or console for people"},
 	}
