@@ -22,6 +22,12 @@ type Config struct {
 	// LimitWait is how long a request waits for its turn before it is refused
 	// with 503 (uploads) or 429 (pulls). Default 10 s.
 	LimitWait time.Duration
+	// RequestsPerSecond is how many requests without a body one client address may
+	// send in the long run; those beyond are refused with 429. Default 0: no bound.
+	RequestsPerSecond int
+	// RequestBurst is how many of them it may send at once after a rest. Default 10
+	// seconds' worth.
+	RequestBurst int
 	// IdleTimeout is how long a client may take to send or to receive anything at
 	// all. A transfer that moves may last for ever. Default 60 s.
 	IdleTimeout time.Duration

@@ -27,6 +27,7 @@ var (
 	errPageInvalid     = errors.New("invalid page size")
 	errUploadsBusy     = errors.New("too many uploads at once")
 	errPullsBusy       = errors.New("too many pulls at once")
+	errTooFast         = errors.New("too many requests")
 	errBodySlow        = errors.New("client stopped sending")
 	errBodyBroken      = errors.New("request body broke off")
 	errPanic           = errors.New("panic")
@@ -94,6 +95,7 @@ var replies = []reply{
 	{err: errPageInvalid, status: http.StatusBadRequest, code: codePageInvalid, message: "n is not a number of entries"},
 	{err: errUploadsBusy, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too many uploads at once", retryAfter: retryElection},
 	{err: errPullsBusy, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many pulls at once", retryAfter: retrySoon},
+	{err: errTooFast, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many requests", retryAfter: retrySoon},
 	{err: errBodySlow, status: http.StatusRequestTimeout, code: codeUploadInvalid, message: "nothing was received for too long"},
 	{err: errBodyBroken, status: http.StatusBadRequest, code: codeUploadInvalid, message: "the request body broke off"},
 	{err: errPanic, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
@@ -145,12 +147,19 @@ type refusal struct {
 	cause   error
 	message string
 	detail  any
+	// retryAfter is in seconds; 0 for that of the table.
+	retryAfter int
 }
 
 // refuse returns an error that errors.Is cause, with a message and a detail that
 // the client gets to see.
 func refuse(cause error, message string, detail any) error {
 	return &refusal{cause: cause, message: message, detail: detail}
+}
+
+// refuseFor is refuse for a number of seconds.
+func refuseFor(cause error, seconds int, message string) error {
+	return &refusal{cause: cause, message: message, retryAfter: seconds}
 }
 
 func (r *refusal) Error() string { return r.cause.Error() + ": " + r.message }
@@ -215,6 +224,10 @@ func (x *exchange) replyError(err error) error {
 	header := x.w.Header()
 	for _, name := range representationHeaders {
 		header.Del(name)
+	}
+	var told *refusal
+	if errors.As(err, &told) && told.retryAfter > 0 {
+		row.retryAfter = told.retryAfter
 	}
 	if row.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(row.retryAfter))

@@ -135,6 +135,8 @@ type gateway struct {
 	uploads   *limiter // requests that send blob bytes
 	pulls     *limiter // requests that receive blob bytes
 	manifests *limiter // bytes of manifests held in memory while they are pushed
+	// requests bounds the requests of one client; nil for no bound.
+	requests *requestRate
 	// buffers are copyBytes long, for sending blobs.
 	buffers sync.Pool
 	now     func() time.Time
@@ -152,6 +154,7 @@ func New(cfg Config, metadata Metadata, blobs Blobs) http.Handler {
 	g.uploads = newLimiter(int64(cfg.MaxConcurrentUploads), cfg.LimitWait, errUploadsBusy, g.metrics.limit("uploads"))
 	g.pulls = newLimiter(int64(cfg.MaxConcurrentPulls), cfg.LimitWait, errPullsBusy, g.metrics.limit("pulls"))
 	g.manifests = newLimiter(cfg.ManifestBufferBytes, cfg.LimitWait, errUploadsBusy, g.metrics.limit("manifest_bytes"))
+	g.requests = newRequestRate(cfg.RequestsPerSecond, cfg.RequestBurst, g.metrics.limit("requests"))
 	g.buffers.New = func() any { buffer := make([]byte, copyBytes); return &buffer }
 	g.handlers = map[operation]map[string]handler{
 		opBase:      {http.MethodGet: g.base, http.MethodHead: g.base},

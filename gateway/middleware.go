@@ -90,6 +90,9 @@ func (g *gateway) dispatch(ctx context.Context, x *exchange) error {
 		return errMethod
 	}
 	x.methodLabel = x.r.Method
+	if err := g.checkRate(x); err != nil {
+		return err
+	}
 	if err := x.check(x.r.Method); err != nil {
 		return err
 	}

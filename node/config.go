@@ -102,6 +102,12 @@ type LimitsConfig struct {
 	Uploads int `koanf:"uploads"`
 	// Pulls is how many requests may receive blob bytes at once.
 	Pulls int `koanf:"pulls"`
+	// RequestsPerSecond is how many requests without a body one client address may
+	// send in the long run; 0 for no bound. Steps of an upload do not count.
+	RequestsPerSecond int `koanf:"requests-per-second"`
+	// RequestBurst is how many of them it may send at once after a rest; 0 for 10
+	// seconds' worth.
+	RequestBurst int `koanf:"request-burst"`
 	// BufferBytes bounds the memory for stripes in flight.
 	BufferBytes int64 `koanf:"buffer-bytes"`
 }
@@ -191,6 +197,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Limits.Pulls < 1 {
 		fault("limits.pulls: %d is not at least 1", c.Limits.Pulls)
+	}
+	if c.Limits.RequestsPerSecond < 0 {
+		fault("limits.requests-per-second: %d is negative", c.Limits.RequestsPerSecond)
+	}
+	if c.Limits.RequestBurst < 0 {
+		fault("limits.request-burst: %d is negative", c.Limits.RequestBurst)
 	}
 	if c.Limits.BufferBytes < 16<<20 {
 		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.Limits.BufferBytes)

@@ -47,7 +47,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
 	cfg.Parity, cfg.ShutdownTimeout = 9, 0
-	cfg.Limits = LimitsConfig{}
+	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1}
 	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
 	err := cfg.Validate()
 	if err == nil {
@@ -55,7 +55,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	}
 	for _, key := range []string{
 		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ", "cluster.address: ", "cluster.key: ", "join: ",
-		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.buffer-bytes: ",
+		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
 		"log.level: ", "log.format: ",
 	} {
 		if !strings.Contains(err.Error(), key) {

@@ -279,6 +279,7 @@ func (p *parts) openGateway() (err error) {
 	handler := gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
+		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 	}, p.store, p.blobs)
 	var config *tls.Config
 	if files := p.cfg.Registry.TLS; files.Cert != "" {

@@ -43,6 +43,8 @@ func settings() []setting {
 		{"operations.listen", kindText, "address of the port for probes and metrics"},
 		{"limits.uploads", kindNumber, "how many requests may send blob bytes at once"},
 		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
+		{"limits.requests-per-second", kindNumber, "how many requests without a body one client address may send in the long run, steps of an upload aside; 0 for no bound"},
+		{"limits.request-burst", kindNumber, "how many of them it may send at once after a rest (default: 10 seconds' worth)"},
 		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
 		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
 		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject (default: for ever)"},
