@@ -13,7 +13,13 @@ import (
 
 // getBlob answers GET and HEAD of a blob. HEAD never touches the blob's bytes.
 func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
-	blob, err := g.metadata.Blob(ctx, x.repository, x.reference)
+	lookUp := g.metadata.Blob
+	if x.r.Method == http.MethodHead {
+		// A client that asks whether it is there, and is told so, does not push it, but
+		// refers to it by a manifest soon.
+		lookUp = g.metadata.RetainBlob
+	}
+	blob, err := lookUp(ctx, x.repository, x.reference)
 	if err != nil {
 		return fmt.Errorf("look up blob %s: %w", x.reference, err)
 	}

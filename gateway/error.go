@@ -12,25 +12,26 @@ import (
 
 // What the gateway itself finds wrong with a request, or can't do now.
 var (
-	errRouteUnknown    = errors.New("no such endpoint")
-	errMethod          = errors.New("method not allowed")
-	errNameInvalid     = errors.New("invalid repository name")
-	errTagInvalid      = errors.New("invalid tag")
-	errDigestInvalid   = errors.New("invalid digest")
-	errSizeInvalid     = errors.New("body has another length than announced")
-	errRangeInvalid    = errors.New("range not satisfiable")
-	errTooManyRanges   = errors.New("too many ranges")
-	errChunkMalformed  = errors.New("malformed Content-Range")
-	errManifestInvalid = errors.New("invalid manifest")
-	errManifestSize    = errors.New("manifest too large")
-	errTooManyTags     = errors.New("too many tags")
-	errPageInvalid     = errors.New("invalid page size")
-	errUploadsBusy     = errors.New("too many uploads at once")
-	errPullsBusy       = errors.New("too many pulls at once")
-	errTooFast         = errors.New("too many requests")
-	errBodySlow        = errors.New("client stopped sending")
-	errBodyBroken      = errors.New("request body broke off")
-	errPanic           = errors.New("panic")
+	errRouteUnknown        = errors.New("no such endpoint")
+	errMethod              = errors.New("method not allowed")
+	errNameInvalid         = errors.New("invalid repository name")
+	errTagInvalid          = errors.New("invalid tag")
+	errDigestInvalid       = errors.New("invalid digest")
+	errSizeInvalid         = errors.New("body has another length than announced")
+	errRangeInvalid        = errors.New("range not satisfiable")
+	errTooManyRanges       = errors.New("too many ranges")
+	errChunkMalformed      = errors.New("malformed Content-Range")
+	errManifestInvalid     = errors.New("invalid manifest")
+	errManifestSize        = errors.New("manifest too large")
+	errTooManyTags         = errors.New("too many tags")
+	errPreconditionInvalid = errors.New("malformed precondition")
+	errPageInvalid         = errors.New("invalid page size")
+	errUploadsBusy         = errors.New("too many uploads at once")
+	errPullsBusy           = errors.New("too many pulls at once")
+	errTooFast             = errors.New("too many requests")
+	errBodySlow            = errors.New("client stopped sending")
+	errBodyBroken          = errors.New("request body broke off")
+	errPanic               = errors.New("panic")
 )
 
 // Codes of the errors JSON. Those that the OCI specification does not have are
@@ -93,6 +94,7 @@ var replies = []reply{
 	{err: errManifestSize, status: http.StatusRequestEntityTooLarge, code: codeSizeInvalid, message: "the manifest is too large"},
 	{err: errTooManyTags, status: http.StatusRequestURITooLong, code: codeTagInvalid, message: "too many tags at once"},
 	{err: errPageInvalid, status: http.StatusBadRequest, code: codePageInvalid, message: "n is not a number of entries"},
+	{err: errPreconditionInvalid, status: http.StatusBadRequest, code: codeUnsupported, message: "malformed precondition"},
 	{err: errUploadsBusy, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too many uploads at once", retryAfter: retryElection},
 	{err: errPullsBusy, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many pulls at once", retryAfter: retrySoon},
 	{err: errTooFast, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many requests", retryAfter: retrySoon},
@@ -188,7 +190,7 @@ func findReply(err error) reply {
 }
 
 // entries returns what the errors JSON says about an error: one entry, or one
-// for each blob that a manifest lacks.
+// for each blob or manifest that a manifest lacks.
 func (x *exchange) entries(row reply, err error) []errorEntry {
 	var missing *metadata.ReferenceUnknownError
 	if errors.As(err, &missing) {
@@ -202,7 +204,14 @@ func (x *exchange) entries(row reply, err error) []errorEntry {
 	}
 	entry := errorEntry{Code: row.code, Message: row.message}
 	var told *refusal
+	var found *metadata.PreconditionError
 	switch {
+	case errors.As(err, &found):
+		detail := map[string]string{"digest": found.Digest} // Empty for nothing.
+		if found.Tag != "" {
+			detail["tag"] = found.Tag
+		}
+		entry.Detail = detail
 	case errors.As(err, &told):
 		entry.Message, entry.Detail = told.message, told.detail
 	case row.status == http.StatusInternalServerError:

@@ -55,7 +55,11 @@ func (g *gateway) getManifest(ctx context.Context, x *exchange) error {
 }
 
 func (g *gateway) lookUpManifest(ctx context.Context, x *exchange) (*proto.Manifest, error) {
-	if x.byDigest() {
+	switch {
+	case x.byDigest() && x.r.Method == http.MethodHead:
+		// Who asks whether it is there, without wanting it, means to refer to it.
+		return g.metadata.RetainManifest(ctx, x.repository, x.reference)
+	case x.byDigest():
 		return g.metadata.Manifest(ctx, x.repository, x.reference)
 	}
 	return g.metadata.ManifestByTag(ctx, x.repository, x.reference)
@@ -65,6 +69,10 @@ func (g *gateway) lookUpManifest(ctx context.Context, x *exchange) (*proto.Manif
 // parameters name tags to move in the same step.
 func (g *gateway) putManifest(ctx context.Context, x *exchange) error {
 	tags, err := x.tagsToMove()
+	if err != nil {
+		return err
+	}
+	wanted, err := precondition(x.r.Header)
 	if err != nil {
 		return err
 	}
@@ -85,7 +93,7 @@ func (g *gateway) putManifest(ctx context.Context, x *exchange) error {
 	if x.byDigest() && manifest.Digest != x.reference {
 		return refuse(errDigestInvalid, "the manifest has another digest", map[string]string{"digest": x.reference, "computed": manifest.Digest})
 	}
-	put := &proto.PutManifest{Repository: x.repository, Manifest: manifest, Tags: tags}
+	put := &proto.PutManifest{Repository: x.repository, Manifest: manifest, Tags: tags, Precondition: wanted}
 	if err := g.storeManifest(ctx, put, content); err != nil {
 		return fmt.Errorf("store manifest %s: %w", manifest.Digest, err)
 	}
@@ -173,11 +181,15 @@ func (g *gateway) storeManifest(ctx context.Context, put *proto.PutManifest, con
 // deleteManifest answers DELETE: of a digest with every tag that points to it, or
 // of a tag alone.
 func (g *gateway) deleteManifest(ctx context.Context, x *exchange) error {
+	wanted, err := precondition(x.r.Header)
+	if err != nil {
+		return err
+	}
 	remove := g.metadata.DeleteTag
 	if x.byDigest() {
 		remove = g.metadata.DeleteManifest
 	}
-	if err := remove(ctx, x.repository, x.reference, nil); err != nil {
+	if err := remove(ctx, x.repository, x.reference, wanted); err != nil {
 		return fmt.Errorf("delete manifest %s: %w", x.reference, err)
 	}
 	return x.reply(http.StatusAccepted)

@@ -104,12 +104,22 @@ func (m *memoryMetadata) Blob(_ context.Context, repository, digest string) (*pr
 	return m.linked(repository, digest)
 }
 
-func (m *memoryMetadata) RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
-	return m.Blob(ctx, repository, digest)
+func (m *memoryMetadata) RetainBlob(_ context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enter("RetainBlob")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return m.linked(repository, digest)
 }
 
-func (m *memoryMetadata) RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
-	return m.Manifest(ctx, repository, digest)
+func (m *memoryMetadata) RetainManifest(_ context.Context, repository, digest string) (*proto.Manifest, error) {
+	unlock, err := m.enter("RetainManifest")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return m.manifest(repository, digest)
 }
 
 func (m *memoryMetadata) BlobRepositories(_ context.Context, digest, after string, limit int) ([]string, bool, error) {
@@ -386,6 +396,9 @@ func (m *memoryMetadata) DeleteManifest(_ context.Context, repository, digest st
 		return err
 	}
 	defer unlock()
+	if _, err := m.repository(repository); err != nil {
+		return err
+	}
 	if err := m.check(wanted, repository, digest); err != nil {
 		return err
 	}
@@ -408,11 +421,11 @@ func (m *memoryMetadata) DeleteTag(_ context.Context, repository, tag string, wa
 		return err
 	}
 	defer unlock()
-	if err := m.check(wanted, repository, "", tag); err != nil {
-		return err
-	}
 	r, err := m.repository(repository)
 	if err != nil {
+		return err
+	}
+	if err := m.check(wanted, repository, "", tag); err != nil {
 		return err
 	}
 	if r.tags[tag] == "" {

@@ -42,6 +42,10 @@ func (g *gateway) listReferrers(ctx context.Context, x *exchange) error {
 	}
 	list := referrersPage{artifactType: wanted, last: x.query.Get("last"), entries: []json.RawMessage{}}
 	for more := true; more && !list.full; {
+		if list.looked >= maxReferrersLooked {
+			list.full = true
+			break
+		}
 		var referrers []*proto.Manifest
 		var err error
 		referrers, more, err = g.metadata.Referrers(ctx, x.repository, x.reference, list.last, referrersAtOnce)
@@ -62,9 +66,15 @@ func (g *gateway) listReferrers(ctx context.Context, x *exchange) error {
 	return x.replyJSON(http.StatusOK, ociIndexType, referrersIndex{SchemaVersion: 2, MediaType: ociIndexType, Manifests: list.entries})
 }
 
-// referrersAtOnce is how many referrers are asked for at a time: a reply has
-// room for more than that, but most subjects have few.
-const referrersAtOnce = 500
+const (
+	// referrersAtOnce is how many referrers are asked for at a time. Most subjects have
+	// fewer; more would be held in memory with all their annotations, which may have
+	// 128 KiB each.
+	referrersAtOnce = 64
+	// maxReferrersLooked is how many are looked at for one reply, wanted or not. Some
+	// clients read no second page, so that it is many.
+	maxReferrersLooked = 10_000
+)
 
 // referrersPage is the reply that is being put together.
 type referrersPage struct {
@@ -74,11 +84,13 @@ type referrersPage struct {
 	last    string
 	entries []json.RawMessage
 	bytes   int
+	looked  int
 	// full says that there are more than one reply may have.
 	full bool
 }
 
 func (g *gateway) addReferrers(ctx context.Context, x *exchange, list *referrersPage, referrers []*proto.Manifest) error {
+	list.looked += len(referrers)
 	for _, manifest := range referrers {
 		if list.artifactType != "" && manifest.GetArtifactType() != list.artifactType {
 			list.last = manifest.GetDigest()

@@ -40,8 +40,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the gateway answers into t
 //	201
 //	Location: /v2/lib/app/blobs/${sha256 hello}
 //
-// Lines of a body begin with "| ". ${name}, ${sha256 name}, ${sha512 name} and
-// ${size name} stand for a text set with @let, its digests and its length;
+// Lines of a body begin with "| ". ${name}, ${sha256 name}, ${sha512 name},
+// ${hex name} and ${size name} stand for a text set with @let, its digests, the
+// first one's digits and its length;
 // ${repeat name n} for n copies. @fail METHOD ERROR makes a method of Metadata or
 // Blobs fail until "@fail METHOD none". Date, request id and the headers that
 // every reply has are left out of the replies. Run with -rewrite after a change,
@@ -199,6 +200,9 @@ func (s *script) expand(line string) string {
 			digest := digestOf(parts[1], []byte(text))
 			s.names[digest] = use
 			return digest
+		case "hex":
+			_, encoded, _ := strings.Cut(digestOf("sha256", []byte(text)), ":")
+			return encoded
 		case "size":
 			return strconv.Itoa(len(text))
 		case "repeat":

@@ -53,9 +53,32 @@ func (g *gateway) mountBlob(ctx context.Context, x *exchange, digest string) (mo
 			return false, fmt.Errorf("mount blob %s from %s: %w", digest, from, err)
 		}
 	}
-	_, err = g.metadata.Blob(ctx, x.repository, digest)
-	if err != nil && !isMissing(err) {
+	_, err = g.metadata.RetainBlob(ctx, x.repository, digest)
+	if err == nil {
+		return true, nil
+	}
+	if !isMissing(err) {
 		return false, fmt.Errorf("look up blob %s: %w", digest, err)
+	}
+	if x.query.Has("from") {
+		return false, nil
+	}
+	return g.mountAny(ctx, x, digest)
+}
+
+// mountAny links a blob of any repository. Nobody logs in yet, so that who may
+// push here may read there.
+func (g *gateway) mountAny(ctx context.Context, x *exchange, digest string) (mounted bool, err error) {
+	repositories, _, err := g.metadata.BlobRepositories(ctx, digest, "", 1)
+	if err != nil {
+		return false, fmt.Errorf("look up repositories of blob %s: %w", digest, err)
+	}
+	if len(repositories) == 0 {
+		return false, nil
+	}
+	err = g.metadata.MountBlob(ctx, x.repository, repositories[0], digest)
+	if err != nil && !isMissing(err) { // It may have been deleted there since.
+		return false, fmt.Errorf("mount blob %s from %s: %w", digest, repositories[0], err)
 	}
 	return err == nil, nil
 }
