@@ -28,6 +28,10 @@ type Config struct {
 	// RequestBurst is how many of them it may send at once after a rest. Default 10
 	// seconds' worth.
 	RequestBurst int
+	// RequireIndexChildren refuses image indexes that list manifests which are not in
+	// the repository. By default they may be pushed later, or never: a sparse index is
+	// what a copy of some platforms has.
+	RequireIndexChildren bool
 	// IdleTimeout is how long a client may take to send or to receive anything at
 	// all. A transfer that moves may last for ever. Default 60 s.
 	IdleTimeout time.Duration

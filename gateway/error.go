@@ -110,7 +110,7 @@ var replies = []reply{
 	{err: metadata.ErrUploadSize, status: http.StatusRequestedRangeNotSatisfiable, code: codeUploadInvalid, message: "the upload has another size"},
 	{err: metadata.ErrManifestUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "manifest unknown"},
 	{err: metadata.ErrTagUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "tag unknown"},
-	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has no such blob"},
+	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has nothing with this digest"},
 	{err: metadata.ErrPrecondition, status: http.StatusPreconditionFailed, code: codeDenied, message: "the precondition does not hold"},
 	{err: metadata.ErrUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no quorum", retryAfter: retryElection},
 	{err: metadata.ErrOutcomeUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster did not answer in time", retryAfter: retryElection},

@@ -68,8 +68,8 @@ type Manifests interface {
 	// blob, with the errors of Manifest.
 	ManifestBlob(ctx context.Context, repository, digest string) (*proto.Blob, error)
 	// PutManifest stores a manifest and moves tags to it in one step. Fails with
-	// ErrReferenceUnknown when blobs that it needs are not in the repository, and
-	// with ErrPrecondition.
+	// ErrReferenceUnknown when blobs that it needs, or manifests that put requires,
+	// are not in the repository, and with ErrPrecondition.
 	PutManifest(ctx context.Context, put *proto.PutManifest) error
 	// DeleteManifest removes the manifest and every tag that points to it, with
 	// the errors of Manifest, and ErrPrecondition unless what is wanted holds of

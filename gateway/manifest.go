@@ -93,7 +93,7 @@ func (g *gateway) putManifest(ctx context.Context, x *exchange) error {
 	if x.byDigest() && manifest.Digest != x.reference {
 		return refuse(errDigestInvalid, "the manifest has another digest", map[string]string{"digest": x.reference, "computed": manifest.Digest})
 	}
-	put := &proto.PutManifest{Repository: x.repository, Manifest: manifest, Tags: tags, Precondition: wanted}
+	put := &proto.PutManifest{Repository: x.repository, Manifest: manifest, Tags: tags, Precondition: wanted, RequireManifests: g.cfg.RequireIndexChildren}
 	if err := g.storeManifest(ctx, put, content); err != nil {
 		return fmt.Errorf("store manifest %s: %w", manifest.Digest, err)
 	}

@@ -373,6 +373,11 @@ func (m *memoryMetadata) PutManifest(_ context.Context, put *proto.PutManifest) 
 			missing = append(missing, d.Digest)
 		}
 	}
+	for _, d := range put.Manifest.Manifests {
+		if _, err := m.manifest(put.Repository, d.Digest); err != nil && put.RequireManifests {
+			missing = append(missing, d.Digest)
+		}
+	}
 	if missing != nil {
 		return &metadata.ReferenceUnknownError{Digests: missing}
 	}

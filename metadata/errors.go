@@ -27,9 +27,9 @@ var (
 	ErrManifestUnknown = errors.New("manifest unknown")
 	// ErrTagUnknown: the repository has no such tag.
 	ErrTagUnknown = errors.New("tag unknown")
-	// ErrReferenceUnknown: the manifest names blobs that are not linked in the
-	// repository. The error is a *ReferenceUnknownError.
-	ErrReferenceUnknown = errors.New("manifest references unknown blobs")
+	// ErrReferenceUnknown: the manifest names blobs, or manifests, that are not in
+	// the repository. The error is a *ReferenceUnknownError.
+	ErrReferenceUnknown = errors.New("manifest references what is unknown")
 	// ErrPrecondition: a tag or a manifest is not what the caller wants it to be
 	// for the change. The error is a *PreconditionError.
 	ErrPrecondition = errors.New("precondition does not hold")
@@ -89,7 +89,7 @@ func (e *UploadSizeError) Is(target error) bool { return target == ErrUploadSize
 
 // ReferenceUnknownError is an ErrReferenceUnknown that lists what is missing.
 type ReferenceUnknownError struct {
-	// Digests of the missing blobs, in the manifest's order.
+	// Digests of what is missing, in the manifest's order.
 	Digests []string
 }
 

@@ -24,7 +24,7 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	if err := c.checkPut(command); err != nil {
 		return err
 	}
-	if err := c.checkReferences(repository, manifest); err != nil {
+	if err := c.checkReferences(command); err != nil {
 		return err
 	}
 	if err := c.ensureRepository(repository); err != nil {
@@ -150,27 +150,44 @@ func matchesDigest(content []byte, digest string) bool {
 }
 
 // checkReferences refuses a manifest whose config or layers are not linked in
-// the repository. Manifests that an image index lists, and the subject, may be
-// missing (distribution spec, "Pushing Manifests").
-func (c *change) checkReferences(repository string, manifest *proto.Manifest) error {
-	var missing []string
-	for _, blob := range manifest.GetBlobs() {
-		linked, err := c.has(bucketLinks, keyOf(repository, blob.GetDigest()))
+// the repository. Manifests that an image index lists may be missing unless the
+// command says otherwise, and the subject may be missing (distribution spec,
+// "Pushing Manifests").
+func (c *change) checkReferences(command *proto.PutManifest) error {
+	repository := command.GetRepository()
+	missing, err := c.missingOf(bucketLinks, repository, command.GetManifest().GetBlobs())
+	if err != nil {
+		return err
+	}
+	if command.GetRequireManifests() {
+		manifests, err := c.missingOf(bucketManifests, repository, command.GetManifest().GetManifests())
 		if err != nil {
 			return err
 		}
-		if !linked && !slices.Contains(missing, blob.GetDigest()) {
-			missing = append(missing, blob.GetDigest())
-		}
+		missing = append(missing, manifests...)
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	return &refusal{&proto.Result{
 		Refusal: proto.Refusal_REFUSAL_REFERENCE_UNKNOWN,
-		Detail:  fmt.Sprintf("%d blobs are not linked in repository %q", len(missing), repository),
+		Detail:  fmt.Sprintf("%d blobs or manifests are not in repository %q", len(missing), repository),
 		Digests: missing,
 	}}
+}
+
+// missingOf returns the digests that a bucket of the repository does not have.
+func (c *change) missingOf(b bucket, repository string, descriptors []*proto.Descriptor) (missing []string, err error) {
+	for _, d := range descriptors {
+		found, err := c.has(b, keyOf(repository, d.GetDigest()))
+		if err != nil {
+			return nil, err
+		}
+		if !found && !slices.Contains(missing, d.GetDigest()) {
+			missing = append(missing, d.GetDigest())
+		}
+	}
+	return missing, nil
 }
 
 // storeManifest stores the manifest's bytes, in their record or in a blob. The
@@ -345,7 +362,8 @@ func (s *Store) Referrers(ctx context.Context, repository, subject, after string
 }
 
 // PutManifest stores a manifest and points tags at it. Its config and layers
-// must be linked in the repository. Errors: ErrPrecondition, ErrReferenceUnknown,
+// must be linked in the repository, and the manifests that it lists must be there
+// if put wants that. Errors: ErrPrecondition, ErrReferenceUnknown,
 // ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})

@@ -61,6 +61,9 @@ type RegistryConfig struct {
 	// registry port. Default: http://HOST:PORT, or https:// with registry.tls, with
 	// the host of cluster.address.
 	URL string `koanf:"url"`
+	// RequireIndexChildren refuses image indexes that list manifests which are not in
+	// the repository.
+	RequireIndexChildren bool `koanf:"require-index-children"`
 	// TLS is for a registry port that speaks TLS. Without it, it speaks plain HTTP.
 	TLS RegistryTLSConfig `koanf:"tls"`
 }

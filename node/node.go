@@ -280,6 +280,7 @@ func (p *parts) openGateway() (err error) {
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
+		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
 	}, p.store, p.blobs)
 	var config *tls.Config
 	if files := p.cfg.Registry.TLS; files.Cert != "" {

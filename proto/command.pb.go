@@ -1160,10 +1160,12 @@ type PutManifest struct {
 	Manifest   *Manifest              `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Tags       []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
 	// Extents of the manifest's bytes when manifest.stored_as_blob.
-	Extents       []*Extent     `protobuf:"bytes,4,rep,name=extents,proto3" json:"extents,omitempty"`
-	Precondition  *Precondition `protobuf:"bytes,5,opt,name=precondition,proto3" json:"precondition,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Extents      []*Extent     `protobuf:"bytes,4,rep,name=extents,proto3" json:"extents,omitempty"`
+	Precondition *Precondition `protobuf:"bytes,5,opt,name=precondition,proto3" json:"precondition,omitempty"`
+	// Refuse the manifest if one of manifest.manifests is not in the repository.
+	RequireManifests bool `protobuf:"varint,6,opt,name=require_manifests,json=requireManifests,proto3" json:"require_manifests,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PutManifest) Reset() {
@@ -1229,6 +1231,13 @@ func (x *PutManifest) GetPrecondition() *Precondition {
 		return x.Precondition
 	}
 	return nil
+}
+
+func (x *PutManifest) GetRequireManifests() bool {
+	if x != nil {
+		return x.RequireManifests
+	}
+	return false
 }
 
 type DeleteManifest struct {
@@ -1799,7 +1808,7 @@ const file_command_proto_rawDesc = "" +
 	"\amissing\x18\x02 \x01(\bR\amissing\x12\x18\n" +
 	"\adigests\x18\x03 \x03(\tR\adigests\x12\x1f\n" +
 	"\vnot_digests\x18\x04 \x03(\tR\n" +
-	"notDigests\"\xd9\x01\n" +
+	"notDigests\"\x86\x02\n" +
 	"\vPutManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1807,7 +1816,8 @@ const file_command_proto_rawDesc = "" +
 	"\bmanifest\x18\x02 \x01(\v2\x12.atoll.v1.ManifestR\bmanifest\x12\x12\n" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12*\n" +
 	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12:\n" +
-	"\fprecondition\x18\x05 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"\x84\x01\n" +
+	"\fprecondition\x18\x05 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\x12+\n" +
+	"\x11require_manifests\x18\x06 \x01(\bR\x10requireManifests\"\x84\x01\n" +
 	"\x0eDeleteManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +

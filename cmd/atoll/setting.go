@@ -33,6 +33,7 @@ func settings() []setting {
 		{"shutdown-timeout", kindDuration, "how long running transfers may go on after a stop"},
 		{"registry.listen", kindText, "address of the port for clients"},
 		{"registry.url", kindText, "URL at which clients reach that port (default: http:// or https://, the host of cluster.address, the port of registry.listen)"},
+		{"registry.require-index-children", kindBool, "refuse an image index that lists manifests which its repository does not have; by default they may come later or never"},
 		{"registry.tls.cert", kindText, "file with the certificate that clients see, and the chain behind it; without it they speak plain HTTP"},
 		{"registry.tls.key", kindText, "file with that certificate's private key"},
 		{"cluster.listen", kindText, "address of the port for the other nodes"},
