@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/atollregistry/atoll/metadata"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -19,7 +20,8 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 		// refers to it by a manifest soon.
 		lookUp = g.metadata.RetainBlob
 	}
-	blob, err := lookUp(ctx, x.repository, x.reference)
+	watched, stale := metadata.WatchStale(ctx)
+	blob, err := lookUp(watched, x.repository, x.reference)
 	if err != nil {
 		return fmt.Errorf("look up blob %s: %w", x.reference, err)
 	}
@@ -30,6 +32,9 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 	// A digest's content never changes; nobody on the way may recode it.
 	header.Set("Cache-Control", "max-age=31536000, no-transform")
 	header.Set("Docker-Content-Digest", x.reference)
+	if stale.Happened() {
+		x.warnStale()
+	}
 	if match := x.r.Header.Get("If-None-Match"); match != "" && matchesETag(match, etag) {
 		return x.reply(http.StatusNotModified)
 	}

@@ -95,7 +95,9 @@ type Lists interface {
 }
 
 // Metadata is the cluster's replicated metadata. Beside the errors named, every
-// method can fail with ErrUnavailable, every write with ErrOutcomeUnknown.
+// method can fail with ErrUnavailable, every write with ErrOutcomeUnknown. A read
+// by digest without a quorum may return what was deleted; it calls
+// metadata.NoteStale then.
 // *metadata.Store is one.
 type Metadata interface {
 	BlobRecords

@@ -19,7 +19,8 @@ import (
 // under the type as it was pushed, whatever the client says it accepts. Clients
 // that meet a type they can't read say so better than a 404 or 406 would.
 func (g *gateway) getManifest(ctx context.Context, x *exchange) error {
-	manifest, err := g.lookUpManifest(ctx, x)
+	watched, stale := metadata.WatchStale(ctx)
+	manifest, err := g.lookUpManifest(watched, x)
 	if err != nil {
 		return fmt.Errorf("look up manifest %s: %w", x.reference, err)
 	}
@@ -31,6 +32,9 @@ func (g *gateway) getManifest(ctx context.Context, x *exchange) error {
 	header.Set("Cache-Control", "no-cache, no-transform")
 	if x.byDigest() {
 		header.Set("Cache-Control", "max-age=31536000, no-transform")
+	}
+	if stale.Happened() {
+		x.warnStale()
 	}
 	if match := x.r.Header.Get("If-None-Match"); match != "" && matchesETag(match, etag) {
 		return x.reply(http.StatusNotModified)

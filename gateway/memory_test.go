@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -50,6 +51,20 @@ func (m *memoryMetadata) enter(method string) (unlock func(), err error) {
 	return m.mu.Unlock, nil
 }
 
+// errStale makes a read by digest be answered as without a quorum.
+var errStale = errors.New("answer without a quorum")
+
+// enterContent is enter for a read by digest.
+func (m *memoryMetadata) enterContent(ctx context.Context, method string) (unlock func(), err error) {
+	unlock, err = m.enter(method)
+	if errors.Is(err, errStale) {
+		metadata.NoteStale(ctx)
+		m.mu.Lock()
+		return m.mu.Unlock, nil
+	}
+	return unlock, err
+}
+
 func (m *memoryMetadata) count(method string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -95,8 +110,8 @@ func (m *memoryMetadata) linked(repository, digest string) (*proto.Blob, error) 
 	return m.blobs[digest], nil
 }
 
-func (m *memoryMetadata) Blob(_ context.Context, repository, digest string) (*proto.Blob, error) {
-	unlock, err := m.enter("Blob")
+func (m *memoryMetadata) Blob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enterContent(ctx, "Blob")
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +119,8 @@ func (m *memoryMetadata) Blob(_ context.Context, repository, digest string) (*pr
 	return m.linked(repository, digest)
 }
 
-func (m *memoryMetadata) RetainBlob(_ context.Context, repository, digest string) (*proto.Blob, error) {
-	unlock, err := m.enter("RetainBlob")
+func (m *memoryMetadata) RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enterContent(ctx, "RetainBlob")
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +128,8 @@ func (m *memoryMetadata) RetainBlob(_ context.Context, repository, digest string
 	return m.linked(repository, digest)
 }
 
-func (m *memoryMetadata) RetainManifest(_ context.Context, repository, digest string) (*proto.Manifest, error) {
-	unlock, err := m.enter("RetainManifest")
+func (m *memoryMetadata) RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
+	unlock, err := m.enterContent(ctx, "RetainManifest")
 	if err != nil {
 		return nil, err
 	}
@@ -321,8 +336,8 @@ func (m *memoryMetadata) manifest(repository, digest string) (*proto.Manifest, e
 	return nil, metadata.ErrManifestUnknown
 }
 
-func (m *memoryMetadata) Manifest(_ context.Context, repository, digest string) (*proto.Manifest, error) {
-	unlock, err := m.enter("Manifest")
+func (m *memoryMetadata) Manifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
+	unlock, err := m.enterContent(ctx, "Manifest")
 	if err != nil {
 		return nil, err
 	}
@@ -346,8 +361,8 @@ func (m *memoryMetadata) ManifestByTag(_ context.Context, repository, tag string
 	return m.manifest(repository, r.tags[tag])
 }
 
-func (m *memoryMetadata) ManifestBlob(_ context.Context, repository, digest string) (*proto.Blob, error) {
-	unlock, err := m.enter("ManifestBlob")
+func (m *memoryMetadata) ManifestBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
+	unlock, err := m.enterContent(ctx, "ManifestBlob")
 	if err != nil {
 		return nil, err
 	}

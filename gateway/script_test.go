@@ -153,6 +153,7 @@ var scriptErrors = map[string]error{
 	"no-space":        fmt.Errorf("write extent: %w", blobstore.ErrNoSpace),
 	"too-few-nodes":   blobstore.ErrInsufficientNodes,
 	"too-few-shards":  blobstore.ErrTooFewShards,
+	"stale":           errStale,
 	"strange":         errors.New("secret of the inside"),
 }
 

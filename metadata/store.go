@@ -108,8 +108,11 @@ func (s *Store) readContent(ctx context.Context, read func(view) error) error {
 	indexErr := s.log.ReadIndex(short)
 	err := s.machine.view(read)
 	switch {
-	case indexErr == nil, err == nil:
+	case indexErr == nil:
 		return err
+	case err == nil:
+		NoteStale(ctx)
+		return nil
 	case !isAbsence(err):
 		return err
 	case short.Err() == nil || ctx.Err() != nil:

@@ -270,10 +270,18 @@ func TestReadsWithoutQuorum(t *testing.T) {
 			"upload":  {func(ctx context.Context) error { _, err := s.Upload(ctx, "app", "x"); return err }, ErrUnavailable},
 			"extents": {func(ctx context.Context) error { _, err := s.LiveExtents(ctx, nil); return err }, ErrUnavailable},
 		} {
-			if err := test.read(t.Context()); !errors.Is(err, test.expected) || (test.expected == nil && err != nil) {
+			ctx, stale := WatchStale(t.Context())
+			if err := test.read(ctx); !errors.Is(err, test.expected) || (test.expected == nil && err != nil) {
 				t.Errorf("read index %s, %s: error is %v, not %v", name, what, err, test.expected)
 			}
+			if stale.Happened() != (test.expected == nil) {
+				t.Errorf("read index %s, %s: stale is %v", name, what, stale.Happened())
+			}
 		}
+	}
+	watched, stale := WatchStale(t.Context())
+	if _, err := local.Blob(watched, "app", digest); err != nil || stale.Happened() {
+		t.Errorf("with a quorum: error is %v, stale is %v", err, stale.Happened())
 	}
 	// An election that takes longer than the short wait: absence is waited for.
 	log.reads = 0
