@@ -70,6 +70,27 @@ func rendezvous(n NodeInfo, key string) float64 {
 	return float64(max(n.CapacityBytes, 1)) / -math.Log(u)
 }
 
+// Home returns the id of the blob's home: the healthy node, among those that hold
+// a shard of it, that rendezvous hashing ranks first for its digest; empty if no
+// holder is healthy. All weigh the same, so that each node is the home of as many
+// blobs as another that holds as many.
+func Home(nodes []NodeInfo, digest string, extents []*proto.Extent) string {
+	home, best := "", 0.0
+	for _, n := range nodes {
+		n.CapacityBytes = 1
+		score := rendezvous(n, digest)
+		if n.Healthy && (home == "" || score > best) && holds(n.ID, extents) {
+			home, best = n.ID, score
+		}
+	}
+	return home
+}
+
+// holds says whether a node has a shard of one of the extents.
+func holds(nodeID string, extents []*proto.Extent) bool {
+	return slices.ContainsFunc(extents, func(e *proto.Extent) bool { return slices.Contains(e.GetHolders(), nodeID) })
+}
+
 // checkNodes says whether so many nodes take shards, and if not, why.
 func checkNodes(nodes []NodeInfo, wanted int) error {
 	healthy, roomy := 0, 0

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"testing"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 // testNodes returns healthy nodes n0, n1, ... with room, in the zones given
@@ -199,5 +201,41 @@ func TestChooseLayout(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The home is a holder that is well, the same seen from every node, and every
+// node is the home of its share.
+func TestHome(t *testing.T) {
+	nodes := []NodeInfo{
+		{ID: "a", Healthy: true, CapacityBytes: 1}, {ID: "b", Healthy: true, CapacityBytes: 1 << 40},
+		{ID: "c", Healthy: true, Draining: true}, {ID: "d", Healthy: true},
+	}
+	extents := []*proto.Extent{{Holders: []string{"a", "b", ""}}, {Holders: []string{"a", "", "c"}}}
+	const blobs = 3000
+	homes := map[string]int{}
+	for i := range blobs {
+		digest := fmt.Sprint("sha256:", i)
+		home := Home(nodes, digest, extents)
+		homes[home]++
+		other := slices.Clone(nodes)
+		slices.Reverse(other)
+		if again := Home(other, digest, extents); again != home {
+			t.Fatalf("home of %s is %s and %s", digest, home, again)
+		}
+		for j := range other {
+			other[j].Healthy = other[j].ID != home
+		}
+		if next := Home(other, digest, extents); next == home || next == "" || next == "d" {
+			t.Fatalf("without %s the home of %s is %q", home, digest, next)
+		}
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		if share := homes[id]; share < blobs/3-150 || share > blobs/3+150 {
+			t.Errorf("%s is the home of %d of %d blobs", id, share, blobs)
+		}
+	}
+	if home := Home(nodes, "x", []*proto.Extent{{Holders: []string{"", "e"}}}); home != "" {
+		t.Errorf("home of a blob without holders is %q", home)
 	}
 }

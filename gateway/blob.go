@@ -14,6 +14,11 @@ import (
 
 // getBlob answers GET and HEAD of a blob. HEAD never touches the blob's bytes.
 func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
+	if isSigned(x.query) {
+		if err := g.checkSignature(ctx, x); err != nil {
+			return err
+		}
+	}
 	lookUp := g.metadata.Blob
 	if x.r.Method == http.MethodHead {
 		// A client that asks whether it is there, and is told so, does not push it, but
@@ -37,6 +42,17 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 	}
 	if match := x.r.Header.Get("If-None-Match"); match != "" && matchesETag(match, etag) {
 		return x.reply(http.StatusNotModified)
+	}
+	if x.r.Method == http.MethodGet {
+		target, why, err := g.redirectTarget(x, blob)
+		if err != nil {
+			return err
+		}
+		g.metrics.pulls.WithLabelValues(string(why)).Inc()
+		x.redirected = why
+		if target != "" {
+			return x.redirect(target)
+		}
 	}
 	header.Set("Accept-Ranges", "bytes")
 	header.Set("Content-Type", blobType)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +43,18 @@ type Config struct {
 	// pushed. Parsing takes several times that. At least MaxManifestBytes; default
 	// 16 MiB.
 	ManifestBufferBytes int64
+	// Homes knows which node a blob is best read from. Nil for no redirects.
+	Homes Homes
+	// Redirect is when blobs are read from another node by a redirect. Default
+	// RedirectAuto.
+	Redirect RedirectMode
+	// RedirectMinBytes is the size from which a blob is worth it. Default 1 MiB.
+	RedirectMinBytes int64
+	// RedirectTTL is how long a client may take to follow. Default 10 min.
+	RedirectTTL time.Duration
+	// TrustedProxies are the networks of proxies whose Forwarded and X-Forwarded
+	// headers count.
+	TrustedProxies []netip.Prefix
 }
 
 // MaxManifestBytes is how large a manifest may be. Clients refuse larger ones
@@ -59,6 +72,9 @@ func DefaultConfig() Config {
 		IdleTimeout:          60 * time.Second,
 		ManifestTimeout:      60 * time.Second,
 		ManifestBufferBytes:  16 << 20,
+		Redirect:             RedirectAuto,
+		RedirectMinBytes:     1 << 20,
+		RedirectTTL:          10 * time.Minute,
 	}
 }
 
@@ -70,6 +86,11 @@ func (c Config) withDefaults() Config {
 	c.IdleTimeout = positive(c.IdleTimeout, d.IdleTimeout)
 	c.ManifestTimeout = positive(c.ManifestTimeout, d.ManifestTimeout)
 	c.ManifestBufferBytes = max(positive(c.ManifestBufferBytes, d.ManifestBufferBytes), MaxManifestBytes)
+	c.RedirectMinBytes = positive(c.RedirectMinBytes, d.RedirectMinBytes)
+	c.RedirectTTL = positive(c.RedirectTTL, d.RedirectTTL)
+	if c.Redirect == "" {
+		c.Redirect = d.Redirect
+	}
 	return c
 }
 

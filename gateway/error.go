@@ -31,6 +31,7 @@ var (
 	errTooFast             = errors.New("too many requests")
 	errBodySlow            = errors.New("client stopped sending")
 	errBodyBroken          = errors.New("request body broke off")
+	errSignature           = errors.New("invalid signature")
 	errPanic               = errors.New("panic")
 )
 
@@ -100,6 +101,9 @@ var replies = []reply{
 	{err: errTooFast, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many requests", retryAfter: retrySoon},
 	{err: errBodySlow, status: http.StatusRequestTimeout, code: codeUploadInvalid, message: "nothing was received for too long"},
 	{err: errBodyBroken, status: http.StatusBadRequest, code: codeUploadInvalid, message: "the request body broke off"},
+	// Not 401, which makes clients look for credentials; lazy pullers ask the first
+	// node again on 403 only.
+	{err: errSignature, status: http.StatusForbidden, code: codeDenied, message: "the signature is not valid"},
 	{err: errPanic, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 
 	{err: metadata.ErrRepositoryUnknown, status: http.StatusNotFound, code: codeNameUnknown, message: "repository unknown"},

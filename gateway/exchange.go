@@ -19,12 +19,16 @@ type exchange struct {
 	// query is what could be parsed of the URL's query; clients and proxies add
 	// parameters of their own.
 	query url.Values
+	// origin is who asks, and by which URL.
+	origin origin
 	// id names the request in logs and replies.
 	id string
 	// methodLabel is the method in metrics.
 	methodLabel string
 	// upload is the id of an upload that the request began, for the log.
 	upload string
+	// redirected is why a GET of a blob was redirected or not, for the log.
+	redirected decision
 }
 
 // newExchange takes a request in. Nothing is read yet.
@@ -38,6 +42,8 @@ func (g *gateway) newExchange(w http.ResponseWriter, r *http.Request) *exchange 
 		body:  newBody(r, control, g.cfg.IdleTimeout, g.now),
 		query: query,
 		id:    requestID(r),
+
+		origin: originOf(r, g.cfg.TrustedProxies),
 
 		methodLabel: "other",
 	}

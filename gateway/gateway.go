@@ -104,6 +104,7 @@ type Metadata interface {
 	Uploads
 	Manifests
 	Lists
+	SigningKeys
 }
 
 // Blobs keeps the bytes of blobs. *blobstore.Store is one.

@@ -24,6 +24,9 @@ type memoryMetadata struct {
 	calls map[string]int
 	// fail, if set, may make a method fail before it does anything.
 	fail map[string]error
+	// keys are the signing keys that the node knows, newKeys those that it gets to
+	// know when it catches up.
+	keys, newKeys []*proto.SigningKey
 }
 
 type memoryRepository struct {
@@ -514,4 +517,18 @@ func (m *memoryMetadata) Referrers(_ context.Context, repository, subject, after
 		referrers = append(referrers, referring[digest])
 	}
 	return referrers, more, nil
+}
+
+func (m *memoryMetadata) SigningKeys() ([]*proto.SigningKey, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keys, nil
+}
+
+func (m *memoryMetadata) CatchUp(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.keys = append(m.newKeys, m.keys...)
+	m.newKeys = nil
+	return nil
 }

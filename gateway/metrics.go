@@ -15,6 +15,7 @@ type metrics struct {
 	bytes    *prometheus.CounterVec   // of bodies, by direction
 	inUse    *prometheus.GaugeVec     // by limit
 	refused  *prometheus.CounterVec   // by limit
+	pulls    *prometheus.CounterVec   // of blobs, by redirect decision
 }
 
 // limitMetrics are the metrics of one limiter.
@@ -43,11 +44,14 @@ func newMetrics(registerer prometheus.Registerer, log zerolog.Logger) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "atoll_gateway_limit_refused_total", Help: "Requests refused since a limit was reached.",
 		}, []string{"limit"}),
+		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "atoll_gateway_redirect_decisions_total", Help: "GETs of blobs, by why they were redirected to another node or not.",
+		}, []string{"decision"}),
 	}
 	if registerer == nil {
 		return m
 	}
-	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused} {
+	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused, m.pulls} {
 		if err := registerer.Register(collector); err != nil {
 			log.Error().Err(err).Msg("metric not registered")
 		}

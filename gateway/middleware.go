@@ -41,7 +41,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	event.Str("request_id", x.id).Str("method", r.Method).Str("path", r.URL.Path).Int("status", status).
 		Str("operation", x.operation.String()).Str("repository", x.repository).Str("reference", x.reference).Str("upload", x.upload).
 		Uint64("received", x.body.received).Uint64("sent", x.w.written).Dur("took", took).
-		Str("remote", r.RemoteAddr).Str("agent", r.UserAgent()).Err(err).Msg("request")
+		Str("redirect", string(x.redirected)).
+		Str("remote", r.RemoteAddr).Stringer("client", x.origin.client).Str("agent", r.UserAgent()).Err(err).Msg("request")
 	if cut {
 		// The reply is not complete. Only a broken connection keeps the client from
 		// taking it for one.

@@ -85,12 +85,5 @@ func (g *gateway) checkRate(x *exchange) error {
 	if g.requests == nil || !x.body.ended() || x.operation == opUpload || x.operation == opBase {
 		return nil
 	}
-	return g.requests.take(clientAddress(x.r.RemoteAddr), g.now())
-}
-
-// clientAddress returns the address of HOST:PORT; the zero address for what is
-// none, such as a Unix socket, whose users are one client then.
-func clientAddress(remote string) netip.Addr {
-	address, _ := netip.ParseAddrPort(remote)
-	return address.Addr()
+	return g.requests.take(x.origin.client, g.now())
 }

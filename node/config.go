@@ -4,12 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/gateway"
 )
 
 // Config is everything an operator can set on a node. The koanf tags are the
@@ -57,10 +62,20 @@ type Config struct {
 type RegistryConfig struct {
 	// Listen is the address of the registry port.
 	Listen string `koanf:"listen"`
-	// URL is the base URL at which clients and the balancer reach this node's
-	// registry port. Default: http://HOST:PORT, or https:// with registry.tls, with
-	// the host of cluster.address.
+	// URL is the base URL at which clients reach this node's registry port, other
+	// than through a balancer. Blobs are redirected to it, so that it must work for
+	// all clients. Without it nothing is redirected to this node.
 	URL string `koanf:"url"`
+	// Redirect is when a blob is read from its home, the node that keeps it at hand,
+	// by a redirect: off, auto or always.
+	Redirect string `koanf:"redirect"`
+	// RedirectMinBytes is the size from which a blob is worth a redirect.
+	RedirectMinBytes int64 `koanf:"redirect-min-bytes"`
+	// RedirectTTL is how long a client may take to follow a redirect.
+	RedirectTTL time.Duration `koanf:"redirect-ttl"`
+	// TrustedProxies are the networks (CIDR) or addresses of balancers whose
+	// Forwarded and X-Forwarded headers count.
+	TrustedProxies []string `koanf:"trusted-proxies"`
 	// RequireIndexChildren refuses image indexes that list manifests which are not in
 	// the repository.
 	RequireIndexChildren bool `koanf:"require-index-children"`
@@ -150,12 +165,15 @@ func DefaultConfig() Config {
 	return Config{
 		Parity:          -1,
 		ShutdownTimeout: 30 * time.Second,
-		Registry:        RegistryConfig{Listen: fmt.Sprintf(":%d", DefaultRegistryPort)},
-		Cluster:         ClusterConfig{Listen: fmt.Sprintf(":%d", DefaultClusterPort)},
-		Operations:      OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
-		Limits:          LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
-		Collect:         CollectConfig{Grace: 24 * time.Hour, Interval: time.Minute},
-		Log:             LogConfig{Level: "info", Format: "json"},
+		Registry: RegistryConfig{
+			Listen: fmt.Sprintf(":%d", DefaultRegistryPort), Redirect: string(gateway.RedirectAuto),
+			RedirectMinBytes: 1 << 20, RedirectTTL: 10 * time.Minute,
+		},
+		Cluster:    ClusterConfig{Listen: fmt.Sprintf(":%d", DefaultClusterPort)},
+		Operations: OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
+		Limits:     LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
+		Collect:    CollectConfig{Grace: 24 * time.Hour, Interval: time.Minute},
+		Log:        LogConfig{Level: "info", Format: "json"},
 	}
 }
 
@@ -182,13 +200,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	faults = append(faults, c.validateCluster()...)
-	faults = append(faults, c.Registry.validateTLS()...)
-	if c.Registry.URL == "" {
-		c.Registry.URL = defaultRegistryURL(c.Registry.scheme(), c.Cluster.Address, c.Registry.Listen)
-	}
-	if u, err := url.Parse(c.Registry.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		fault("registry.url: %q is not an http or https URL", c.Registry.URL)
-	}
+	faults = append(faults, c.Registry.validate()...)
 	if c.Parity < -1 || c.Parity > 4 {
 		fault("parity: %d is not -1 (automatic) or 0 to 4", c.Parity)
 	}
@@ -265,6 +277,51 @@ func checkAddress(address string, listen bool) error {
 	return nil
 }
 
+// minRedirectTTL leaves a client time to follow.
+const minRedirectTTL = 5 * time.Second
+
+func (c *RegistryConfig) validate() (faults []error) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	u, err := url.Parse(c.URL)
+	switch {
+	case c.URL == "":
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		fault("registry.url: %q is not an http or https URL", c.URL)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		fault("registry.url: %q has more than a scheme, a host and a port", c.URL)
+	}
+	if !slices.Contains([]gateway.RedirectMode{gateway.RedirectOff, gateway.RedirectAuto, gateway.RedirectAlways}, gateway.RedirectMode(c.Redirect)) {
+		fault("registry.redirect: %q is not off, auto or always", c.Redirect)
+	}
+	if c.RedirectMinBytes < 1 {
+		fault("registry.redirect-min-bytes: %d is not at least 1", c.RedirectMinBytes)
+	}
+	if c.RedirectTTL < minRedirectTTL {
+		fault("registry.redirect-ttl: %s is less than %s, in which a client has to follow", c.RedirectTTL, minRedirectTTL)
+	}
+	if _, err := c.trustedProxies(); err != nil {
+		faults = append(faults, err)
+	}
+	return append(faults, c.validateTLS()...)
+}
+
+// trustedProxies reads the networks of TrustedProxies. A single address is a
+// network of its own.
+func (c *RegistryConfig) trustedProxies() (networks []netip.Prefix, err error) {
+	for _, text := range c.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			address, addressErr := netip.ParseAddr(text)
+			if addressErr != nil {
+				return nil, fmt.Errorf("registry.trusted-proxies: %q is not a network, like 10.0.0.0/8, or an address", text)
+			}
+			network = netip.PrefixFrom(address, address.BitLen())
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
+}
+
 func (c *RegistryConfig) validateTLS() (faults []error) {
 	if c.TLS.Cert != "" && c.TLS.Key == "" {
 		faults = append(faults, errors.New("registry.tls.key: no file given for the key of registry.tls.cert"))
@@ -281,6 +338,15 @@ func (c *RegistryConfig) scheme() string {
 		return "https"
 	}
 	return "http"
+}
+
+// registryURL is where the registry port is: what the operator says, or else what
+// follows from the addresses.
+func (c *Config) registryURL() string {
+	if c.Registry.URL != "" {
+		return c.Registry.URL
+	}
+	return defaultRegistryURL(c.Registry.scheme(), c.Cluster.Address, c.Registry.Listen)
 }
 
 func defaultRegistryURL(scheme, clusterAddress, listen string) string {

@@ -17,8 +17,8 @@ func TestConfigFillsInWhatFollows(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Cluster.Address != "n1:5100" || cfg.Registry.URL != "http://n1:5000" {
-		t.Errorf("cluster.address %q, registry.url %q", cfg.Cluster.Address, cfg.Registry.URL)
+	if cfg.Cluster.Address != "n1:5100" || cfg.registryURL() != "http://n1:5000" {
+		t.Errorf("cluster.address %q, registry.url %q", cfg.Cluster.Address, cfg.registryURL())
 	}
 }
 
@@ -28,8 +28,8 @@ func TestRegistryURLFollowsTLS(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Registry.URL != "https://n1:5000" {
-		t.Errorf("registry.url %q", cfg.Registry.URL)
+	if cfg.registryURL() != "https://n1:5000" {
+		t.Errorf("registry.url %q", cfg.registryURL())
 	}
 	cfg.Registry.TLS.Cert = ""
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "registry.tls.cert: ") {
@@ -43,6 +43,8 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Name, cfg.Data = "N_1", ""
 	cfg.Registry.Listen, cfg.Registry.URL = "5000", "ftp://n1"
 	cfg.Registry.TLS.Cert = "cert"
+	cfg.Registry.Redirect, cfg.Registry.RedirectMinBytes, cfg.Registry.RedirectTTL = "sometimes", 0, 0
+	cfg.Registry.TrustedProxies = []string{"10.0.0.0/33"}
 	cfg.Cluster.Address, cfg.Cluster.Key = ":5100", ""
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
@@ -54,7 +56,8 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		t.Fatal("the configuration was accepted")
 	}
 	for _, key := range []string{
-		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ", "cluster.address: ", "cluster.key: ", "join: ",
+		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ",
+		"registry.redirect: ", "registry.redirect-min-bytes: ", "registry.redirect-ttl: ", "registry.trusted-proxies: ", "cluster.address: ", "cluster.key: ", "join: ",
 		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
 		"log.level: ", "log.format: ",
 	} {

@@ -207,7 +207,7 @@ func (n *Node) describe(folder *dataFolder) (*atoll.Node, error) {
 	}
 	return &atoll.Node{
 		Id: folder.identity.ID, Name: n.cfg.Name, Zone: n.cfg.Zone,
-		ClusterAddress: n.cfg.Cluster.Address, RegistryUrl: n.cfg.Registry.URL, OperationsAddress: n.cfg.Operations.Listen,
+		ClusterAddress: n.cfg.Cluster.Address, RegistryUrl: n.cfg.registryURL(), RedirectUrl: n.cfg.Registry.URL, OperationsAddress: n.cfg.Operations.Listen,
 		CapacityBytes: capacity, State: atoll.NodeState_NODE_STATE_ACTIVE,
 	}, nil
 }
@@ -276,9 +276,15 @@ func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
 // openGateway opens what speaks to clients.
 func (p *parts) openGateway() (err error) {
 	logger := p.component("gateway")
+	proxies, err := p.cfg.Registry.trustedProxies()
+	if err != nil {
+		return err
+	}
 	handler := gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
+		Homes: homes{p.peers, p.members}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
+		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
 	}, p.store, p.blobs)

@@ -1093,6 +1093,9 @@ type Node struct {
 	CapacityBytes uint64    `protobuf:"varint,7,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	State         NodeState `protobuf:"varint,8,opt,name=state,proto3,enum=atoll.v1.NodeState" json:"state,omitempty"`
 	JoinedUnixMs  int64     `protobuf:"varint,9,opt,name=joined_unix_ms,json=joinedUnixMs,proto3" json:"joined_unix_ms,omitempty"`
+	// Base URL of the registry port if the operator has said that clients reach it
+	// there; empty otherwise. Redirects go nowhere else.
+	RedirectUrl   string `protobuf:"bytes,10,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1188,6 +1191,13 @@ func (x *Node) GetJoinedUnixMs() int64 {
 		return x.JoinedUnixMs
 	}
 	return 0
+}
+
+func (x *Node) GetRedirectUrl() string {
+	if x != nil {
+		return x.RedirectUrl
+	}
+	return ""
 }
 
 // SigningKey signs what one node promises and another redeems, such as the
@@ -1350,7 +1360,7 @@ const file_records_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x03Tag\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12&\n" +
-	"\x0fupdated_unix_ms\x18\x02 \x01(\x03R\rupdatedUnixMs\"\xb1\x02\n" +
+	"\x0fupdated_unix_ms\x18\x02 \x01(\x03R\rupdatedUnixMs\"\xd4\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
@@ -1360,7 +1370,9 @@ const file_records_proto_rawDesc = "" +
 	"\x04zone\x18\x06 \x01(\tR\x04zone\x12%\n" +
 	"\x0ecapacity_bytes\x18\a \x01(\x04R\rcapacityBytes\x12)\n" +
 	"\x05state\x18\b \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12$\n" +
-	"\x0ejoined_unix_ms\x18\t \x01(\x03R\fjoinedUnixMs\"\\\n" +
+	"\x0ejoined_unix_ms\x18\t \x01(\x03R\fjoinedUnixMs\x12!\n" +
+	"\fredirect_url\x18\n" +
+	" \x01(\tR\vredirectUrl\"\\\n" +
 	"\n" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +

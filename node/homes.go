@@ -1,0 +1,36 @@
+package node
+
+import (
+	"slices"
+
+	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/gateway"
+	atoll "github.com/atollregistry/atoll/proto"
+)
+
+// homes tells the gateway where blobs are best read.
+type homes struct {
+	peers   *peers
+	members func() []*atoll.Node
+}
+
+// Home implements gateway.Homes. A holder that clients can't reach is nobody's
+// home, unless it is this node, which they have reached.
+func (h homes) Home(digest string, extents []*atoll.Extent) gateway.Home {
+	urls := map[string]string{}
+	for _, member := range h.members() {
+		urls[member.Id] = member.RedirectUrl
+	}
+	self := h.peers.Self()
+	nodes := slices.DeleteFunc(h.peers.Nodes(), func(n blobstore.NodeInfo) bool { return n.ID != self && urls[n.ID] == "" })
+	id := blobstore.Home(nodes, digest, extents)
+	return gateway.Home{URL: urls[id], Self: id == self, AtHand: atHand(self, extents)}
+}
+
+// atHand says whether a node can read all extents from its own disk: mirrored
+// ones of which it has a copy.
+func atHand(nodeID string, extents []*atoll.Extent) bool {
+	return !slices.ContainsFunc(extents, func(e *atoll.Extent) bool {
+		return e.GetLayout().GetDataShards() > 1 || !slices.Contains(e.GetHolders(), nodeID)
+	})
+}
