@@ -110,7 +110,9 @@ func (x *exchange) wantedRange(etag string) string {
 	if condition := strings.TrimSpace(x.r.Header.Get("If-Range")); condition != "" && condition != etag {
 		return ""
 	}
-	return x.r.Header.Get("Range")
+	// It may be there once only; as something unknown it is ignored.
+	wanted, _ := one(x.r.Header.Values("Range"))
+	return wanted
 }
 
 // deleteBlob answers DELETE of a blob: it goes from this repository at once, its

@@ -49,6 +49,30 @@ func (g *gateway) newExchange(w http.ResponseWriter, r *http.Request) *exchange 
 	}
 }
 
+// one returns the value of a header or parameter that may be there once. ok is
+// false if it is there with several values: a proxy on the way could have looked at
+// another one than we would.
+func one(values []string) (value string, ok bool) {
+	if len(values) == 0 {
+		return "", true
+	}
+	for _, other := range values[1:] {
+		if other != values[0] {
+			return "", false
+		}
+	}
+	return values[0], true
+}
+
+// digestParameter returns the digest that the query names.
+func (x *exchange) digestParameter() (string, error) {
+	digest, ok := one(x.query["digest"])
+	if !ok {
+		return "", refuse(errDigestInvalid, "there are several digests", nil)
+	}
+	return digest, checkDigest(digest)
+}
+
 // reply writes a reply without a body.
 func (x *exchange) reply(status int) error {
 	if status != http.StatusNoContent && status != http.StatusNotModified {

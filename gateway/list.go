@@ -30,6 +30,9 @@ func parsePage(query url.Values) (page, error) {
 		return p, nil
 	}
 	n, ok := parseBytes(query.Get("n"))
+	if !ok && isDigits(query.Get("n")) {
+		n, ok = maxPageEntries, true // Too large for a number, but one.
+	}
 	if !ok {
 		return page{}, refuse(errPageInvalid, "n is not a number of entries", map[string]string{"n": query.Get("n")})
 	}

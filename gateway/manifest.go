@@ -85,7 +85,11 @@ func (g *gateway) putManifest(ctx context.Context, x *exchange) error {
 		return err
 	}
 	defer release()
-	manifest, err := parseManifest(content, x.r.Header.Get("Content-Type"))
+	contentType, ok := one(x.r.Header.Values("Content-Type"))
+	if !ok {
+		return invalidManifest("there are several Content-Types")
+	}
+	manifest, err := parseManifest(content, contentType)
 	if err != nil {
 		return err
 	}

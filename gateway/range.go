@@ -103,13 +103,21 @@ func parseContentRange(header string) (first, last uint64, ok bool) {
 // parseBytes reads a number of bytes: decimal digits and nothing else, below
 // 2^63, so that sums of two fit.
 func parseBytes(text string) (uint64, bool) {
-	for _, c := range []byte(text) {
-		if c < '0' || c > '9' {
-			return 0, false // ParseUint takes "+1" and "1_0" with base 0 only, but be strict.
-		}
+	if !isDigits(text) {
+		return 0, false // ParseUint takes "+1" and "1_0" with base 0 only, but be strict.
 	}
 	n, err := strconv.ParseUint(text, 10, 63)
 	return n, err == nil
+}
+
+// isDigits says whether a text is a number in decimal digits.
+func isDigits(text string) bool {
+	for _, c := range []byte(text) {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return text != ""
 }
 
 // uploadRange is the Range header that tells how far an upload has come. The

@@ -43,7 +43,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the gateway answers into t
 // Lines of a body begin with "| ". ${name}, ${sha256 name}, ${sha512 name},
 // ${hex name} and ${size name} stand for a text set with @let, its digests, the
 // first one's digits and its length;
-// ${repeat name n} for n copies. @fail METHOD ERROR makes a method of Metadata or
+// ${repeat name n} for n copies. ${upload} is the id of the upload that was last
+// answered. @fail METHOD ERROR makes a method of Metadata or
 // Blobs fail until "@fail METHOD none". Date, request id and the headers that
 // every reply has are left out of the replies. Run with -rewrite after a change,
 // and read the diff.
@@ -266,6 +267,9 @@ func (s *script) run(sr scriptRequest) string {
 	}
 	defer response.Body.Close()
 	content, err := io.ReadAll(response.Body)
+	if id := response.Header.Get("Docker-Upload-Uuid"); id != "" {
+		s.texts["upload"] = id
+	}
 
 	out := []string{strconv.Itoa(response.StatusCode)}
 	for _, name := range s.headers(response) {

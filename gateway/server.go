@@ -32,7 +32,10 @@ func NewServer(handler http.Handler, config *tls.Config, logger zerolog.Logger) 
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          log.New(errorLog{logger}, "", 0),
+		// So that the handler answers "OPTIONS *" like everything else.
+		DisableGeneralOptionsHandler: true,
+
+		ErrorLog: log.New(errorLog{logger}, "", 0),
 	}
 }
 

@@ -26,8 +26,8 @@ func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
 			return x.created(blobPath(x.repository, mount), mount)
 		}
 	}
-	if digest := x.query.Get("digest"); digest != "" {
-		return g.pushWhole(ctx, x, digest)
+	if x.query.Get("digest") != "" {
+		return g.pushWhole(ctx, x)
 	}
 	upload, err := g.metadata.CreateUpload(ctx, x.repository)
 	if err != nil {
@@ -141,12 +141,12 @@ func (g *gateway) extendUpload(ctx context.Context, x *exchange) error {
 // checkChunk compares a request's Content-Range, if it has one, with the upload
 // and with the length of the body.
 func (x *exchange) checkChunk(upload *proto.Upload) error {
-	header := x.r.Header.Get("Content-Range")
-	if header == "" {
+	header, single := one(x.r.Header.Values("Content-Range"))
+	if single && header == "" {
 		return nil
 	}
 	first, last, ok := parseContentRange(header)
-	if !ok {
+	if !ok || !single {
 		return refuse(errChunkMalformed, "Content-Range is not FIRST-LAST", map[string]string{"contentRange": header})
 	}
 	if first != upload.GetSize() {
@@ -186,8 +186,8 @@ func (g *gateway) explainSize(x *exchange, err error) error {
 
 // finishUpload answers PUT: the last bytes of an upload, if any, and its digest.
 func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
-	digest := x.query.Get("digest")
-	if err := checkDigest(digest); err != nil {
+	digest, err := x.digestParameter()
+	if err != nil {
 		return err
 	}
 	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
@@ -250,8 +250,9 @@ func (g *gateway) finishAgain(ctx context.Context, x *exchange, same bool) error
 
 // pushWhole answers POST with a digest: a blob in one request. An upload is
 // recorded only if the blob is so large that it has parts to record on the way.
-func (g *gateway) pushWhole(ctx context.Context, x *exchange, digest string) error {
-	if err := checkDigest(digest); err != nil {
+func (g *gateway) pushWhole(ctx context.Context, x *exchange) error {
+	digest, err := x.digestParameter()
+	if err != nil {
 		return err
 	}
 	p := &push{repository: x.repository}
