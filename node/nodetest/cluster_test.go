@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -432,6 +433,51 @@ func TestClientHangsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.remember(Acked{Repository: "a", Digest: Digest(content), Size: len(content)})
+	c.Check()
+}
+
+// A client that hangs up in the middle of a range without an end, as containerd
+// does, stops the transfer between the nodes: no more is read than what is on its
+// way to the client and the reader's read-ahead.
+func TestPullIsLazy(t *testing.T) {
+	const (
+		size, wanted = 24 << 20, 1 << 20
+		// ahead is what the sockets hold (4 MiB at most to send by default on Linux,
+		// and what is set below to receive), two groups of 2 MiB, and what the nodes
+		// tell each other meanwhile. A whole pull is at least size/2: the other data
+		// shard.
+		ahead = 9 << 20
+	)
+	c := Start(t, 3)
+	m := c.Members[0]
+	content := Bytes(1, size)
+	digest := Digest(content)
+	if _, _, err := m.expect(http.StatusCreated, "POST", "/v2/a/blobs/uploads/?digest="+digest, bytes.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	c.remember(Acked{Repository: "a", Digest: digest, Size: size})
+	before := c.links.received.Load()
+	conn, err := net.DialTimeout("tcp", m.Config.Registry.Listen, requestTimeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "GET /v2/a/blobs/%s HTTP/1.1\r\nHost: a\r\nRange: bytes=1-\r\n\r\n", digest)
+	if _, err := io.CopyN(io.Discard, conn, wanted); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	c.Eventually(settleTimeout, "the pull ends", func() error {
+		return m.wantMetric(`atoll_gateway_limit_in_use{limit="pulls"} 0`)
+	})
+	if received := c.links.received.Load() - before; received < wanted/4 || received > wanted+ahead {
+		t.Errorf("%d bytes came from other nodes for a client that took %d", received, wanted)
+	} else {
+		t.Logf("%d KiB came from other nodes for a client that took %d KiB", received>>10, wanted>>10)
+	}
 	c.Check()
 }
 

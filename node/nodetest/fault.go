@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/atollregistry/atoll/node"
@@ -17,6 +18,9 @@ import (
 // links are the connections between the members. A link is cut in both
 // directions at once: new connections are refused and those that exist break.
 type links struct {
+	// received counts the bytes that members got by connections that they opened.
+	received atomic.Int64
+
 	mu    sync.Mutex // guards cut and open
 	cut   map[[2]string]bool
 	conns map[*linkConn]struct{}
@@ -28,6 +32,13 @@ type linkConn struct {
 	net.Conn
 	links *links
 	ends  [2]string
+}
+
+// Read counts what is read.
+func (c *linkConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.links.received.Add(int64(n))
+	return n, err
 }
 
 // Close forgets the connection and closes it.
