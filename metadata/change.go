@@ -25,6 +25,9 @@ type change struct {
 	result *proto.Result
 	// undo lists what the command being carried out has overwritten.
 	undo []overwritten
+	// work is what the entry being carried out has cost so far: one for each write
+	// of a record, and one for each KiB of it.
+	work int
 	// nodesChanged tells that the machine's copy of the nodes is out of date.
 	nodesChanged bool
 }
@@ -59,7 +62,7 @@ func invalid(format string, args ...any) error {
 
 // apply carries out one log entry and returns the encoded result.
 func (c *change) apply(entry consensus.Entry) ([]byte, error) {
-	c.at.logIndex, c.at.term = entry.Index, entry.Term
+	c.at.logIndex, c.at.term, c.work = entry.Index, entry.Term, 0
 	if len(entry.Data) == 0 {
 		return nil, nil
 	}
@@ -135,6 +138,7 @@ func (c *change) putValue(b bucket, key, value []byte) error {
 		return nil
 	}
 	c.undo = append(c.undo, overwritten{b, key, old, found})
+	c.work += 1 + (len(old)+len(value))>>10
 	if found {
 		c.at.hash.remove(b, key, old)
 	}
@@ -152,6 +156,7 @@ func (c *change) remove(b bucket, key []byte) error {
 		return err
 	}
 	c.undo = append(c.undo, overwritten{b, key, old, true})
+	c.work += 1 + len(old)>>10
 	c.at.hash.remove(b, key, old)
 	if err := c.tx.Bucket([]byte(b)).Delete(key); err != nil {
 		return fmt.Errorf("delete %q, key %q: %w", b, key, err)

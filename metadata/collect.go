@@ -13,10 +13,6 @@ import (
 // exact, since they are part of the state: nothing is scanned, nothing is locked,
 // and a push at the same time is before or behind it in the log.
 
-// expireReferences bounds the references that the manifests have which one command
-// drops: each takes some writes. One manifest is dropped in any case.
-const expireReferences = 4096
-
 // manifestsBefore is the command's time for manifests; before all times if they
 // are to be kept.
 func manifestsBefore(command *proto.Expire) int64 {
@@ -43,16 +39,14 @@ func (c *change) expireManifests(before int64, limit int) (dropped int, err erro
 	if err != nil {
 		return 0, err
 	}
-	work := 0
-	for _, key := range keys {
+	for i, key := range keys {
+		if c.isEnough(i) {
+			break
+		}
 		repository, digest := splitRepositoryKey(key)
 		var manifest proto.Manifest
 		if err := c.mustRecord(bucketManifests, keyOf(repository, digest), &manifest); err != nil {
 			return 0, err
-		}
-		work += 1 + len(blobsOf(&manifest)) + len(manifest.GetManifests())
-		if dropped > 0 && work > expireReferences {
-			break
 		}
 		kept, err := c.hasSubject(repository, &manifest)
 		if err != nil {
@@ -60,7 +54,7 @@ func (c *change) expireManifests(before int64, limit int) (dropped int, err erro
 		}
 		if kept {
 			c.result.Renewed++
-			err = c.moveManifest(repository, &manifest, c.stamp())
+			err = c.setUntagged(repository, digest, c.stamp())
 		} else {
 			dropped++
 			err = c.dropManifest(repository, &manifest)
@@ -82,12 +76,15 @@ func (v view) hasSubject(repository string, manifest *proto.Manifest) (bool, err
 
 // expireLinks drops links that no manifest has referred to for too long. Their
 // blobs have had their grace with that.
-func (c *change) expireLinks(before int64, limit int) (int, error) {
+func (c *change) expireLinks(before int64, limit int) (dropped int, err error) {
 	keys, err := c.over(bucketUnreferencedLinks, "", before, limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, key := range keys {
+		if c.isEnough(dropped) {
+			break
+		}
 		repository, digest := splitRepositoryKey(key)
 		var link proto.Link
 		if err := c.mustRecord(bucketLinks, keyOf(repository, digest), &link); err != nil {
@@ -104,17 +101,21 @@ func (c *change) expireLinks(before int64, limit int) (int, error) {
 		if err := c.unlink(repository, digest, &link, link.GetUnreferencedUnixMs()); err != nil {
 			return 0, err
 		}
+		dropped++
 	}
-	return len(keys), nil
+	return dropped, nil
 }
 
 // expireBlobs drops blobs that have been without references for too long.
-func (c *change) expireBlobs(before int64, limit int) (int, error) {
+func (c *change) expireBlobs(before int64, limit int) (dropped int, err error) {
 	digests, err := c.over(bucketUnreferenced, "", before, limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, digest := range digests {
+		if c.isEnough(dropped) {
+			break
+		}
 		var record proto.BlobRecord
 		if err := c.mustRecord(bucketBlobs, keyOf(digest), &record); err != nil {
 			return 0, err
@@ -134,8 +135,9 @@ func (c *change) expireBlobs(before int64, limit int) (int, error) {
 		if err := c.count(bucketCluster, keyBlobCount, -1); err != nil {
 			return 0, err
 		}
+		dropped++
 	}
-	return len(digests), nil
+	return dropped, nil
 }
 
 // corruptReferences is the error of a blob whose count of references is not what

@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -93,30 +92,6 @@ func TestRetainedManifest(t *testing.T) {
 		if dropped, err := s.Expire(t.Context()); err != nil || dropped != step.expected {
 			t.Errorf("dropped %d, not %d (%v)", dropped, step.expected, err)
 		}
-	}
-	checkInvariants(t, log.machine)
-}
-
-// One command drops a bounded number of references, and at least one manifest.
-func TestLargeManifestsAreDroppedOneByOne(t *testing.T) {
-	now := time.UnixMilli(1_000_000_000)
-	s, log := openStore(t, StoreConfig{Now: func() time.Time { return now }, UntaggedAge: time.Hour})
-	for i := range 3 {
-		index := manifestOf(fmt.Sprint("index ", i))
-		for j := range expireReferences {
-			index.Manifests = append(index.Manifests, &proto.Descriptor{Digest: fmt.Sprint("child ", j)})
-		}
-		for _, child := range index.GetManifests() {
-			child.Digest = digestOf(child.GetDigest())
-		}
-		if err := s.PutManifest(t.Context(), &proto.PutManifest{Repository: "app", Manifest: index}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	now = now.Add(2 * time.Hour)
-	last := log.last
-	if dropped, err := s.Expire(t.Context()); err != nil || dropped != 3 || log.last != last+3 {
-		t.Errorf("dropped %d manifests by %d commands (%v)", dropped, log.last-last, err)
 	}
 	checkInvariants(t, log.machine)
 }

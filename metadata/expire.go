@@ -9,9 +9,13 @@ import (
 	"github.com/atollregistry/atoll/proto"
 )
 
-// expireLimit is how many records of each kind one command drops: it holds up
-// other commands for some milliseconds at most.
+// expireLimit is how many records of each kind one command drops.
 const expireLimit = 200
+
+// expireWork bounds the work of one command, as change.work counts it: other
+// commands wait meanwhile, for some 0.1 s. What is begun is finished, at least one
+// record of each kind: an image index with what it lists, a blob with its extents.
+const expireWork = 1 << 13
 
 // expireRounds bounds the commands of one interval, so that a node that has much
 // to drop does not fill the log with it.
@@ -38,6 +42,10 @@ func (c *change) expire(command *proto.Expire) error {
 	return nil
 }
 
+// isEnough reports whether an Expire that has dropped some records of a kind leaves
+// the others for the next command.
+func (c *change) isEnough(dropped int) bool { return dropped > 0 && c.work >= expireWork }
+
 // over returns the ids of at most limit records of a time-ordered bucket that
 // are older than before.
 func (v view) over(b bucket, prefix string, before int64, limit int) (ids []string, err error) {
@@ -55,12 +63,15 @@ func (v view) over(b bucket, prefix string, before int64, limit int) (ids []stri
 	return ids, err
 }
 
-func (c *change) expireUploads(part string, before int64, limit int) (int, error) {
+func (c *change) expireUploads(part string, before int64, limit int) (dropped int, err error) {
 	ids, err := c.over(bucketUploadsByTime, part, before, limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, id := range ids {
+		if c.isEnough(dropped) {
+			break
+		}
 		var record proto.UploadRecord
 		if err := c.mustRecord(bucketUploads, keyOf(id), &record); err != nil {
 			return 0, err
@@ -68,8 +79,9 @@ func (c *change) expireUploads(part string, before int64, limit int) (int, error
 		if err := c.dropUpload(id, &record); err != nil {
 			return 0, err
 		}
+		dropped++
 	}
-	return len(ids), nil
+	return dropped, nil
 }
 
 // releaseShards takes shards of removed nodes off the records, so that their

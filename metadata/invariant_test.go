@@ -39,7 +39,7 @@ func (i *invariants) run(v view) error {
 	}
 	for _, b := range []bucket{
 		bucketManifestContents, bucketReferrers, bucketTagsByManifest, bucketUnreferenced,
-		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged,
+		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketManifestAges,
 		bucketDegraded, bucketShardsByNode, bucketUploadsByTime, bucketExtents, bucketRequests,
 	} {
 		actual, _, err := v.rests(b, span{}, 1<<30)
@@ -123,11 +123,16 @@ func (i *invariants) untagged(repository string, manifest *proto.Manifest) error
 	if err != nil {
 		return err
 	}
-	if untagged := !tagged && !listed; untagged != (manifest.GetUntaggedUnixMs() != 0) {
-		i.t.Errorf("manifest %s in repository %q: tagged %v, listed %v, record %v", manifest.GetDigest(), repository, tagged, listed, manifest)
+	i.expect(bucketManifestAges, keyOf(repository, manifest.GetDigest()))
+	since, _, err := i.untaggedSince(repository, manifest.GetDigest())
+	if err != nil {
+		return err
 	}
-	if manifest.GetUntaggedUnixMs() != 0 {
-		i.expect(bucketUntagged, manifestTimeKey(repository, manifest))
+	if untagged := !tagged && !listed; untagged != (since != 0) {
+		i.t.Errorf("manifest %s in repository %q: tagged %v, listed %v, untagged since %d", manifest.GetDigest(), repository, tagged, listed, since)
+	}
+	if since != 0 {
+		i.expect(bucketUntagged, manifestTimeKey(since, repository, manifest.GetDigest()))
 	}
 	return nil
 }

@@ -96,10 +96,16 @@ func (m *Machine) publish() error {
 	})
 }
 
-// Apply carries out committed entries in log order, durably and in one
-// transaction, and returns one encoded proto.Result per entry; nil for entries
-// without data and for those that the state has seen already. An error is final:
-// nothing of this call was applied, and the machine can't be used any more.
+// transactionWork bounds the work of one transaction, as change.work counts it, by
+// the command that exceeds it: what a transaction has written is in memory until
+// its commit.
+const transactionWork = 1 << 15
+
+// Apply carries out committed entries in log order, durably, in one transaction
+// unless they are much work, and returns one encoded proto.Result per entry; nil
+// for entries without data and for those that the state has seen already. An error
+// is final: the transaction was not carried out, and the machine can't be used any
+// more. What Applied covers is durable.
 func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error) {
 	m.lock.RLock()
 	defer m.lock.RUnlock()
@@ -107,47 +113,65 @@ func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error)
 		return nil, err
 	}
 	results = make([][]byte, len(entries))
+	for done := 0; done < len(entries); {
+		applied, err := m.applySome(entries[done:], results[done:])
+		if err != nil {
+			m.fail(err)
+			return nil, fmt.Errorf("apply after log index %d: %w", m.at.Load().logIndex, err)
+		}
+		done += applied
+	}
+	return results, nil
+}
+
+// applySome carries out entries in one transaction, and returns how many.
+func (m *Machine) applySome(entries []consensus.Entry, results [][]byte) (applied int, err error) {
 	c := &change{at: *m.at.Load()}
-	before := c.at.logIndex
 	err = guard(func() error {
 		return m.db.Update(func(tx *bolt.Tx) error {
 			c.tx = tx
-			return c.applyAll(entries, results)
+			applied, err = c.applyAll(entries, results)
+			return err
 		})
 	})
-	if errors.Is(err, errNothing) {
-		return results, nil
+	switch {
+	case errors.Is(err, errNothing):
+		return applied, nil
+	case err != nil:
+		return 0, err
 	}
-	if err == nil && c.nodesChanged {
-		err = m.publish()
-	}
-	if err != nil {
-		m.fail(err)
-		return nil, fmt.Errorf("apply after log index %d: %w", before, err)
+	if c.nodesChanged {
+		return applied, m.publish()
 	}
 	m.at.Store(&c.at)
-	return results, nil
+	return applied, nil
 }
 
 // errNothing ends a transaction in which nothing happened, without a commit.
 var errNothing = errors.New("nothing to apply")
 
-func (c *change) applyAll(entries []consensus.Entry, results [][]byte) error {
-	before := c.at.logIndex
+// applyAll carries out entries until the transaction is large enough.
+func (c *change) applyAll(entries []consensus.Entry, results [][]byte) (applied int, err error) {
+	before, work := c.at.logIndex, 0
 	for i, entry := range entries {
+		if work >= transactionWork {
+			break
+		}
+		applied++
 		if entry.Index <= c.at.logIndex {
 			continue // replayed after a restart
 		}
 		result, err := c.apply(entry)
 		if err != nil {
-			return fmt.Errorf("log index %d, term %d: %w", entry.Index, entry.Term, err)
+			return 0, fmt.Errorf("log index %d, term %d: %w", entry.Index, entry.Term, err)
 		}
 		results[i] = result
+		work += c.work
 	}
 	if c.at.logIndex == before {
-		return errNothing
+		return applied, errNothing
 	}
-	return c.savePosition()
+	return applied, c.savePosition()
 }
 
 // Applied returns the log index and term of the last entry in the durable state.

@@ -37,12 +37,11 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	}
 	header := pb.Clone(manifest).(*proto.Manifest)
 	header.Content = nil
-	header.CreatedUnixMs, header.UntaggedUnixMs = c.now, 0
+	header.CreatedUnixMs = c.now
 	if known {
 		// The same digest is the same bytes: where they are does not change. What
 		// was parsed from them may be read better by a newer gateway.
 		header.StoredAsBlob, header.CreatedUnixMs = old.GetStoredAsBlob(), old.GetCreatedUnixMs()
-		header.UntaggedUnixMs = old.GetUntaggedUnixMs()
 	}
 	if err := c.storeManifest(command, header.GetStoredAsBlob(), known); err != nil {
 		return err
@@ -52,6 +51,11 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	}
 	if known && !sameReferences(&old, header) {
 		if err := c.unrefer(repository, &old); err != nil {
+			return err
+		}
+	}
+	if !known {
+		if err := c.setUntagged(repository, header.GetDigest(), 0); err != nil {
 			return err
 		}
 	}
@@ -79,22 +83,9 @@ func (c *change) checkPut(command *proto.PutManifest) error {
 	return c.checkTags(command.GetPrecondition(), command.GetRepository(), command.GetTags())
 }
 
-// touchManifest begins the age of an untagged manifest anew: whoever pushes it, or
-// asks whether it is there, means to refer to it soon.
-func (c *change) touchManifest(repository, digest string) error {
-	var manifest proto.Manifest
-	if err := c.mustRecord(bucketManifests, keyOf(repository, digest), &manifest); err != nil {
-		return err
-	}
-	if since := manifest.GetUntaggedUnixMs(); since == 0 || since >= c.stamp() {
-		return nil
-	}
-	return c.moveManifest(repository, &manifest, c.stamp())
-}
-
 // renewManifest is renewBlob for a manifest.
 func (c *change) renewManifest(command *proto.RenewManifest) error {
-	found, err := c.has(bucketManifests, keyOf(command.GetRepository(), command.GetDigest()))
+	_, found, err := c.untaggedSince(command.GetRepository(), command.GetDigest())
 	if err != nil {
 		return err
 	}
@@ -116,6 +107,13 @@ func checkManifest(command *proto.PutManifest) error {
 		return invalid("subject %q", manifest.GetSubject())
 	case slices.ContainsFunc(command.GetTags(), func(tag string) bool { return !isName(tag) }):
 		return invalid("tags %q", command.GetTags())
+	}
+	for _, list := range [][]*proto.Descriptor{manifest.GetBlobs(), manifest.GetOptionalBlobs(), manifest.GetManifests()} {
+		for _, descriptor := range list {
+			if !isName(descriptor.GetDigest()) {
+				return invalid("manifest %s refers to %q", manifest.GetDigest(), descriptor.GetDigest())
+			}
+		}
 	}
 	if manifest.GetStoredAsBlob() {
 		size, ok := sizeOf(0, command.GetExtents())
@@ -160,7 +158,7 @@ func (c *change) checkReferences(command *proto.PutManifest) error {
 		return err
 	}
 	if command.GetRequireManifests() {
-		manifests, err := c.missingOf(bucketManifests, repository, command.GetManifest().GetManifests())
+		manifests, err := c.missingOf(bucketManifestAges, repository, command.GetManifest().GetManifests())
 		if err != nil {
 			return err
 		}
@@ -230,10 +228,11 @@ func (c *change) deleteManifest(command *proto.DeleteManifest) error {
 // its grace.
 func (c *change) dropManifest(repository string, manifest *proto.Manifest) error {
 	digest := manifest.GetDigest()
-	if manifest.GetUntaggedUnixMs() != 0 {
-		if err := c.remove(bucketUntagged, manifestTimeKey(repository, manifest)); err != nil {
-			return err
-		}
+	if err := c.forgetUntagged(repository, digest); err != nil {
+		return err
+	}
+	if err := c.remove(bucketManifestAges, keyOf(repository, digest)); err != nil {
+		return err
 	}
 	if err := c.remove(bucketManifests, keyOf(repository, digest)); err != nil {
 		return err
@@ -324,9 +323,20 @@ func (s *Store) ManifestBlob(ctx context.Context, repository, digest string) (bl
 // there: if untagged manifests are collected, it keeps this one for at least half
 // of StoreConfig.UntaggedAge. Errors: those of Manifest, and ErrOutcomeUnknown.
 func (s *Store) RetainManifest(ctx context.Context, repository, digest string) (*proto.Manifest, error) {
-	manifest, err := s.Manifest(ctx, repository, digest)
-	if err != nil || s.cfg.UntaggedAge == 0 || !s.isHalfOver(manifest.GetUntaggedUnixMs(), s.cfg.UntaggedAge) {
-		return manifest, err
+	var manifest *proto.Manifest
+	var since int64
+	err := s.readContent(ctx, func(v view) (err error) {
+		if manifest, err = v.manifest(repository, digest); err != nil {
+			return err
+		}
+		since, _, err = v.untaggedSince(repository, digest)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.UntaggedAge == 0 || !s.isHalfOver(since, s.cfg.UntaggedAge) {
+		return manifest, nil
 	}
 	_, err = s.propose(ctx, &proto.Command{Body: &proto.Command_RenewManifest{RenewManifest: &proto.RenewManifest{
 		Repository: repository, Digest: digest,

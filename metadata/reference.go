@@ -1,6 +1,8 @@
 package metadata
 
 import (
+	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/atollregistry/atoll/proto"
@@ -80,44 +82,76 @@ func sameReferences(a, b *proto.Manifest) bool {
 		slices.EqualFunc(a.GetManifests(), b.GetManifests(), same)
 }
 
+// A manifest's age is a record of its own: it changes with the tags and image
+// indexes that point at the manifest, while the manifest's record can be large.
+// There is one for each manifest.
+
+// untaggedSince returns since when no tag points at a manifest and no image index
+// lists it; 0 while one does.
+func (v view) untaggedSince(repository, digest string) (since int64, found bool, err error) {
+	value, found, err := v.value(bucketManifestAges, keyOf(repository, digest))
+	if err != nil || !found {
+		return 0, false, err
+	}
+	if len(value) != 8 {
+		return 0, false, fmt.Errorf("%w: age of manifest %s in repository %q has %d bytes", ErrCorrupt, digest, repository, len(value))
+	}
+	return int64(binary.BigEndian.Uint64(value)), true, nil
+}
+
+// setUntagged sets since when a manifest is untagged; 0 if it is not.
+func (c *change) setUntagged(repository, digest string, since int64) error {
+	if err := c.forgetUntagged(repository, digest); err != nil {
+		return err
+	}
+	if since != 0 {
+		if err := c.putValue(bucketUntagged, manifestTimeKey(since, repository, digest), nil); err != nil {
+			return err
+		}
+	}
+	return c.putValue(bucketManifestAges, keyOf(repository, digest), binary.BigEndian.AppendUint64(nil, uint64(since)))
+}
+
+// forgetUntagged takes a manifest out of the untagged ones.
+func (c *change) forgetUntagged(repository, digest string) error {
+	since, _, err := c.untaggedSince(repository, digest)
+	if err != nil || since == 0 {
+		return err
+	}
+	return c.remove(bucketUntagged, manifestTimeKey(since, repository, digest))
+}
+
 // judgeManifest notes whether a manifest is untagged: no tag points at it and no
 // image index of the repository lists it. Without the manifest it does nothing.
 func (c *change) judgeManifest(repository, digest string) error {
+	since, found, err := c.untaggedSince(repository, digest)
+	if err != nil || !found {
+		return err
+	}
 	kept, err := c.any(bucketTagsByManifest, keyOf(repository, digest, ""))
 	if err == nil && !kept {
 		kept, err = c.any(bucketManifestParents, keyOf(repository, digest, ""))
 	}
-	if err != nil {
+	switch {
+	case err != nil || kept == (since == 0):
 		return err
+	case kept:
+		return c.setUntagged(repository, digest, 0)
+	default:
+		return c.setUntagged(repository, digest, c.stamp())
 	}
-	var manifest proto.Manifest
-	found, err := c.record(bucketManifests, keyOf(repository, digest), &manifest)
-	if err != nil || !found || kept == (manifest.GetUntaggedUnixMs() == 0) {
-		return err
-	}
-	since := c.stamp()
-	if kept {
-		since = 0
-	}
-	return c.moveManifest(repository, &manifest, since)
 }
 
-// moveManifest sets since when a manifest is untagged; 0 if it is not.
-func (c *change) moveManifest(repository string, manifest *proto.Manifest, since int64) error {
-	if manifest.GetUntaggedUnixMs() != 0 {
-		if err := c.remove(bucketUntagged, manifestTimeKey(repository, manifest)); err != nil {
-			return err
-		}
+// touchManifest begins the age of an untagged manifest anew: whoever pushes it, or
+// asks whether it is there, means to refer to it soon.
+func (c *change) touchManifest(repository, digest string) error {
+	since, _, err := c.untaggedSince(repository, digest)
+	if err != nil || since == 0 || since >= c.stamp() {
+		return err
 	}
-	manifest.UntaggedUnixMs = since
-	if since != 0 {
-		if err := c.putValue(bucketUntagged, manifestTimeKey(repository, manifest), nil); err != nil {
-			return err
-		}
-	}
-	return c.put(bucketManifests, keyOf(repository, manifest.GetDigest()), manifest)
+	return c.setUntagged(repository, digest, c.stamp())
 }
 
-func manifestTimeKey(repository string, manifest *proto.Manifest) []byte {
-	return timeKey(manifest.GetUntaggedUnixMs(), string(keyOf(repository, manifest.GetDigest())))
+func manifestTimeKey(since int64, repository, digest string) []byte {
+	return timeKey(since, string(keyOf(repository, digest)))
 }

@@ -24,7 +24,7 @@ const (
 
 const (
 	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 2
+	formatVersion = 3
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -55,6 +55,7 @@ const (
 	bucketManifestContents   bucket = "manifest-contents"    // repository 0 digest
 	bucketReferrers          bucket = "referrers"            // repository 0 subject 0 digest
 	bucketManifestParents    bucket = "manifest-parents"     // repository 0 digest 0 digest of an image index
+	bucketManifestAges       bucket = "manifest-ages"        // repository 0 digest
 	bucketUntagged           bucket = "untagged-manifests"   // time repository 0 digest
 	bucketTags               bucket = "tags"                 // repository 0 tag
 	bucketTagsByManifest     bucket = "tags-by-manifest"     // repository 0 digest 0 tag
@@ -78,7 +79,7 @@ func stateBuckets() []bucket {
 		bucketReferrers, bucketTags, bucketTagsByManifest, bucketBlobs, bucketUnreferenced,
 		bucketExtents, bucketDegraded, bucketShardsByNode, bucketUploads, bucketUploadsByTime,
 		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
-		bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketSigningKeys,
+		bucketBlobReferences, bucketManifestParents, bucketManifestAges, bucketUntagged, bucketSigningKeys,
 	}
 }
 

@@ -894,10 +894,8 @@ type Manifest struct {
 	// Layers that may be elsewhere: non-distributable ones, and those with URLs.
 	// They need not be linked, but one that is stays as long as the manifest.
 	OptionalBlobs []*Descriptor `protobuf:"bytes,12,rep,name=optional_blobs,json=optionalBlobs,proto3" json:"optional_blobs,omitempty"`
-	// Since when no tag points at it and no image index lists it; 0 while one does.
-	UntaggedUnixMs int64 `protobuf:"varint,13,opt,name=untagged_unix_ms,json=untaggedUnixMs,proto3" json:"untagged_unix_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
@@ -1012,13 +1010,6 @@ func (x *Manifest) GetOptionalBlobs() []*Descriptor {
 		return x.OptionalBlobs
 	}
 	return nil
-}
-
-func (x *Manifest) GetUntaggedUnixMs() int64 {
-	if x != nil {
-		return x.UntaggedUnixMs
-	}
-	return 0
 }
 
 // Tag is a name for a manifest in a repository.
@@ -1338,7 +1329,7 @@ const file_records_proto_rawDesc = "" +
 	"\n" +
 	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x04R\x04size\"\xca\x04\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\"\xa0\x04\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
@@ -1353,8 +1344,7 @@ const file_records_proto_rawDesc = "" +
 	"\vannotations\x18\n" +
 	" \x03(\v2#.atoll.v1.Manifest.AnnotationsEntryR\vannotations\x12&\n" +
 	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x12;\n" +
-	"\x0eoptional_blobs\x18\f \x03(\v2\x14.atoll.v1.DescriptorR\roptionalBlobs\x12(\n" +
-	"\x10untagged_unix_ms\x18\r \x01(\x03R\x0euntaggedUnixMs\x1a>\n" +
+	"\x0eoptional_blobs\x18\f \x03(\v2\x14.atoll.v1.DescriptorR\roptionalBlobs\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
