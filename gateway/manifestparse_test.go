@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -230,42 +228,4 @@ func FuzzDecodeManifest(f *testing.F) {
 			_, _ = parseManifest(content, contentType)
 		}
 	})
-}
-
-// TestRequiredIndexChildren: with the switch, an index comes after what it lists,
-// at every level. Children that are no manifests are blobs in any case.
-func TestRequiredIndexChildren(t *testing.T) {
-	r := newRegistry(t, Config{RequireIndexChildren: true})
-	put := func(status int, content string) (digest, reply string) {
-		t.Helper()
-		response := r.want(status, http.MethodPut, "/v2/a/manifests/latest", strings.NewReader(content), "Content-Type", ociIndexType)
-		text, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return digestOf(sha256Algorithm, []byte(content)), string(text)
-	}
-	list := func(descriptors ...string) string {
-		return `{"schemaVersion":2,"manifests":[` + strings.Join(descriptors, ",") + `]}`
-	}
-	child := digestOf(sha256Algorithm, []byte(list()))
-	index := list(descriptorJSON(ociIndexType, child), descriptorJSON(ociManifestType, digestA))
-	_, reply := put(http.StatusNotFound, index)
-	if strings.Count(reply, codeManifestBlobUnknown) != 2 || !strings.Contains(reply, child) || !strings.Contains(reply, digestA) {
-		t.Errorf("got %s", reply)
-	}
-	put(http.StatusCreated, list())
-	_, reply = put(http.StatusNotFound, index)
-	if strings.Contains(reply, child) || !strings.Contains(reply, digestA) {
-		t.Errorf("got %s", reply)
-	}
-	inner, _ := put(http.StatusCreated, list(descriptorJSON(dockerListType, child)))
-	put(http.StatusCreated, list(descriptorJSON(ociIndexType, inner), descriptorJSON(ociIndexType, child)))
-
-	blob := r.push("a", "a cache entry")
-	put(http.StatusCreated, list(descriptorJSON("application/vnd.buildkit.cacheconfig.v0", blob)))
-	put(http.StatusNotFound, list(descriptorJSON(ociManifestType, blob)))
-	put(http.StatusNotFound, list(descriptorJSON("application/vnd.buildkit.cacheconfig.v0", child)))
-	// The subject may still be missing.
-	put(http.StatusCreated, indexJSON(`,"subject":`+descriptorJSON("x", digestA)))
 }

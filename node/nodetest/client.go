@@ -113,6 +113,10 @@ func (c *Cluster) PushBlob(repository string, content []byte, on ...*Member) (st
 		return "", err
 	}
 	c.remember(Acked{Repository: repository, Digest: digest, Size: len(content)})
+	// As the docker engine does, at once; it gives up the push when told 404.
+	if _, _, err = at(3).expect(http.StatusOK, "HEAD", "/v2/"+repository+"/blobs/"+digest, nil); err != nil {
+		return "", err
+	}
 	return digest, nil
 }
 

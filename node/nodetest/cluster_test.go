@@ -226,7 +226,7 @@ func TestCutOffLeaderServesNothingStale(t *testing.T) {
 			response.Status, old, response.Header.Get("Docker-Content-Digest"), response.Header.Get("Retry-After"))
 	}
 	// By digest it may go on.
-	if response, _, err = leader.Do("GET", "/v2/a/manifests/"+old, nil, nil); err != nil || response.StatusCode != http.StatusOK {
+	if response, _, err = leader.Do("GET", "/v2/a/manifests/"+old, nil, nil); err != nil || response.StatusCode != http.StatusOK || response.Header.Get("Warning") == "" {
 		t.Errorf("read by digest without quorum: %v %v", response, err)
 	}
 	response, body, err = leader.Do("PUT", "/v2/a/manifests/latest", bytes.NewReader(content), http.Header{"Content-Type": {manifestType}})

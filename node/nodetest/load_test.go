@@ -25,12 +25,13 @@ func atOnce(n int, work func(i int) error) []error {
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
-// Many clients at once share the memory that a node has for stripes.
+// Many clients at once share the memory that a node has for stripes. Some push the
+// same blob on several nodes, into one repository or several.
 func TestManyClientsAtOnce(t *testing.T) {
 	const uploads, pulls, size = 200, 500, 300 << 10
 	c := Start(t, 3)
 	for _, err := range atOnce(uploads, func(i int) error {
-		_, err := c.PushBlob(fmt.Sprintf("r%d", i%7), Bytes(uint64(i), size), c.Members[i%3], c.Members[(i+1)%3])
+		_, err := c.PushBlob(fmt.Sprintf("r%d", i%7), Bytes(uint64(i/8), size), c.Members[i%3], c.Members[(i+1)%3])
 		return err
 	}) {
 		t.Error(err)
