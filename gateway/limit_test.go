@@ -4,14 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 func TestUploadLimit(t *testing.T) {
@@ -210,6 +215,61 @@ func TestPages(t *testing.T) {
 		}
 		if len(got) != len(want) {
 			t.Errorf("n=%s: got %v", n, got)
+		}
+	}
+}
+
+// manyReferrers is Metadata with a subject that many manifests refer to.
+type manyReferrers struct {
+	*memoryMetadata
+	count, calls int
+}
+
+func manyDigest(i int) string { return fmt.Sprintf("sha256:%064x", i) }
+
+func (m *manyReferrers) Referrers(_ context.Context, _, _, after string, limit int) (referrers []*proto.Manifest, more bool, err error) {
+	m.calls++
+	first := 0
+	if after != "" {
+		_, _ = fmt.Sscanf(after, "sha256:%x", &first)
+		first++
+	}
+	for i := first; i < min(first+limit, m.count); i++ {
+		kind := "a/common"
+		if i == m.count-1 {
+			kind = "a/rare"
+		}
+		referrers = append(referrers, &proto.Manifest{Digest: manyDigest(i), MediaType: ociIndexType, ArtifactType: kind})
+	}
+	return referrers, first+limit < m.count, nil
+}
+
+// TestManyReferrers: one reply does not look at all of very many, found or not, and
+// no referrer is lost between two pages.
+func TestManyReferrers(t *testing.T) {
+	for _, filter := range []string{"", "a/rare", "a/none"} {
+		many := &manyReferrers{memoryMetadata: newMemoryMetadata(), count: maxReferrersLooked + 3000}
+		r := &registry{t: t, server: startServer(t, New(Config{}, many, newMemoryBlobs()))}
+		var got []string
+		pages := 0
+		for next := "/v2/a/referrers/" + someDigest + "?artifactType=" + url.QueryEscape(filter); next != ""; pages++ {
+			many.calls = 0
+			response := r.want(http.StatusOK, http.MethodGet, next, nil)
+			var page struct{ Manifests []struct{ Digest string } }
+			if err := json.NewDecoder(response.Body).Decode(&page); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range page.Manifests {
+				got = append(got, d.Digest)
+			}
+			if many.calls > maxReferrersLooked/referrersAtOnce+1 {
+				t.Errorf("%q: %d calls for one reply", filter, many.calls)
+			}
+			next, _, _ = strings.Cut(strings.TrimPrefix(response.Header.Get("Link"), "<"), ">")
+		}
+		want := map[string]int{"": many.count, "a/rare": 1}[filter]
+		if len(got) != want || pages != 2 || !slices.IsSorted(got) || len(slices.Compact(got)) != want {
+			t.Errorf("%q: %d referrers on %d pages, want %d on 2", filter, len(got), pages, want)
 		}
 	}
 }
