@@ -206,7 +206,12 @@ func (m *Member) Wipe() {
 }
 
 // URL is the base URL of the node's registry port.
-func (m *Member) URL() string { return "http://" + m.Config.Registry.Listen }
+func (m *Member) URL() string {
+	if m.Config.Registry.TLS.Cert != "" {
+		return "https://" + m.Config.Registry.Listen
+	}
+	return "http://" + m.Config.Registry.Listen
+}
 
 // WaitReady waits until the node can serve everything.
 func (m *Member) WaitReady() {

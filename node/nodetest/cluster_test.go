@@ -40,9 +40,17 @@ func TestEveryStepOnAnotherNode(t *testing.T) {
 	c.Check()
 }
 
+// One node, whose clients come by TLS.
 func TestOneNode(t *testing.T) {
-	c := Start(t, 1)
-	push(t, c, "a", "v1", 1, c.Members[0])
+	c := Start(t, 1, func(cfg *node.Config) {
+		cfg.Registry.TLS = node.RegistryTLSConfig{Cert: cfg.Cluster.Cert, Key: cfg.Cluster.Key}
+	})
+	m := c.Members[0]
+	push(t, c, "a", "v1", 1, m)
+	response, body, err := m.Do("GET", "http://"+m.Config.Registry.Listen+"/v2/", nil, nil)
+	if err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "HTTPS") {
+		t.Errorf("plain HTTP: %v %v %s", response, err, body)
+	}
 	c.Check()
 }
 
