@@ -44,6 +44,8 @@ type devConfig struct {
 	listen string
 	// data is the folder for everything.
 	data string
+	// set are settings for all nodes, KEY=VALUE.
+	set []string
 	// json turns the output into JSON lines, the nodes' whole logs included.
 	json bool
 	// executable is the program that the nodes run: this one.
@@ -76,6 +78,7 @@ Ctrl-C stops everything; the data stays in DIR for the next time.`,
 	flags.IntVar(&cfg.nodes, "nodes", 0, fmt.Sprintf("number of nodes, 1 to %d (default: as many as the data folder has, or %d)", maxDevNodes, defaultDevNodes))
 	flags.StringVar(&cfg.listen, "listen", "", "address of the balancer; node i has its port + i, and its cluster and operations ports 100 and 200 above that (default: as before, or "+defaultDevListen+")")
 	flags.StringVar(&cfg.data, "data", "./atoll-data", "data folder, made when absent")
+	flags.StringArrayVar(&cfg.set, "set", nil, "KEY=VALUE of a setting of serve, for all nodes; may be repeated")
 	flags.BoolVar(&cfg.json, "json", false, "print JSON lines, with all the nodes log")
 	return cmd
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,12 @@ const (
 	devShutdownTimeout = 10 * time.Second
 )
 
+// devOwnSettings are those that argv gives each node.
+var devOwnSettings = []string{
+	"name", "data", "join", "bootstrap", "registry.listen", "registry.url", "registry.tls.cert", "registry.tls.key",
+	"cluster.listen", "cluster.address", "cluster.ca", "cluster.cert", "cluster.key", "operations.listen",
+}
+
 // devPlan is the cluster that dev runs: everything that follows from the flags.
 type devPlan struct {
 	// listen is the balancer's address; url is how clients on this machine reach it.
@@ -37,6 +44,8 @@ type devPlan struct {
 	// dir is the absolute data folder.
 	dir   string
 	nodes []devNodePlan
+	// settings are flags of serve that all nodes get.
+	settings []string
 }
 
 // devNodePlan is one node of it. All addresses are HOST:PORT.
@@ -66,11 +75,38 @@ func (c devConfig) plan() (devPlan, error) {
 	if err != nil {
 		return devPlan{}, err
 	}
+	if plan.settings, err = devSettings(c.set); err != nil {
+		return devPlan{}, err
+	}
 	if len(last.Nodes) > 0 && last.Nodes[0].Cluster != plan.nodes[0].cluster {
 		return devPlan{}, fmt.Errorf("--listen: the nodes in %s look for each other at the ports that they had with %s: keep that port, or choose another --data",
 			c.data, before)
 	}
 	return plan, nil
+}
+
+// devSettings turns the KEY=VALUE of --set into flags of serve. What is different
+// on each node is not for everybody to choose.
+func devSettings(set []string) (flags []string, err error) {
+	for _, text := range set {
+		key, value, found := strings.Cut(text, "=")
+		if !found {
+			return nil, fmt.Errorf("--set: %q is not KEY=VALUE", text)
+		}
+		known := settings()
+		i := slices.IndexFunc(known, func(s setting) bool { return s.key == key })
+		if i < 0 {
+			return nil, fmt.Errorf("--set: %w", unknown("key", key, settingNames(func(s setting) string { return s.key })))
+		}
+		if slices.Contains(devOwnSettings, key) {
+			return nil, fmt.Errorf("--set: dev itself chooses %s, for each node its own", key)
+		}
+		if _, err := known[i].kind.parse(value); err != nil {
+			return nil, fmt.Errorf("--set: %s: %w", key, err)
+		}
+		flags = append(flags, "--"+known[i].flag()+"="+value)
+	}
+	return flags, nil
 }
 
 // planDev works out names, ports and folders.
@@ -189,5 +225,5 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 	for _, other := range p.nodes {
 		argv = append(argv, "--join="+other.cluster)
 	}
-	return argv
+	return append(argv, p.settings...)
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -204,5 +205,23 @@ func TestShellLine(t *testing.T) {
 	got := shellLine([]string{"/a b/atoll", "serve", "--zone=it's"})
 	if want := `'/a b/atoll' serve '--zone=it'\''s'`; got != want {
 		t.Errorf("shellLine = %s, want %s", got, want)
+	}
+}
+
+func TestDevSettings(t *testing.T) {
+	got, err := devSettings([]string{"registry.redirect=always", "collect.grace=1h", "limits.uploads=7"})
+	if want := []string{"--registry-redirect=always", "--collect-grace=1h", "--limits-uploads=7"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("flags are %q (%v)", got, err)
+	}
+	for text, want := range map[string]string{
+		"registry.redirect":                     "is not KEY=VALUE",
+		"registry.redirct=off":                  "registry.redirect",
+		"registry.listen=:1":                    "dev itself chooses registry.listen",
+		"collect.grace=soon":                    `collect.grace: "soon" is not a duration`,
+		"limits.uploads=1000000000000000000000": "is not a whole number",
+	} {
+		if _, err := devSettings([]string{text}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v", text, err)
+		}
 	}
 }

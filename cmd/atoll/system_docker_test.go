@@ -90,7 +90,8 @@ func TestDocker(t *testing.T) {
 // the middle of docker pull: its own retries do. Then the same with the leader.
 func TestDockerKill(t *testing.T) {
 	requireDocker(t)
-	c := startDev(t, t.TempDir())
+	// The bytes must come through the proxy, which sees how far a pull is.
+	c := startDev(t, t.TempDir(), "--set=registry.redirect=off")
 	proxy := startPacedProxy(t, c.host(""))
 	var acknowledged []pushed
 	for role, victims := range map[string][2]func() string{

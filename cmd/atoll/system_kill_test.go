@@ -63,7 +63,8 @@ func TestKillDuringPush(t *testing.T) {
 // missed by any client.
 func TestKillDuringPull(t *testing.T) {
 	requireTool(t, "skopeo")
-	c := startDev(t, t.TempDir())
+	// The bytes must come through the proxy, which sees how far a pull is.
+	c := startDev(t, t.TempDir(), "--set=registry.redirect=off")
 	image := cranePush(t, c.host(""), "app:one", makeImage(t, killLayer))
 	for _, pair := range neighbours() {
 		through, victim := pair[0], pair[1]
