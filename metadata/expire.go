@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/atollregistry/atoll/proto"
@@ -183,8 +184,19 @@ func (s *Store) Run(ctx context.Context) error {
 // stops after a bounded number of commands; Run goes on at the next interval.
 // Errors: ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) Expire(ctx context.Context) (dropped int, err error) {
-	command := s.expireNow()
-	for range expireRounds {
+	return s.expireBefore(ctx, s.expireNow(), expireRounds)
+}
+
+// ExpireAll is Expire until nothing is left that was over its time when it began,
+// or ctx ends. On an error, too, it tells how many records went.
+func (s *Store) ExpireAll(ctx context.Context) (dropped int, err error) {
+	return s.expireBefore(ctx, s.expireNow(), math.MaxInt)
+}
+
+// expireBefore proposes the command until it has nothing to do, at most so often.
+// Its times stay, so that there is an end: what is put off is so beyond them.
+func (s *Store) expireBefore(ctx context.Context, command *proto.Expire, rounds int) (dropped int, err error) {
+	for range rounds {
 		// The local state will do: what it has not seen waits for the next interval.
 		// Proposing blindly would write to the log of an idle cluster for ever.
 		due := false

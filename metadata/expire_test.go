@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -23,6 +24,60 @@ func eventually(t *testing.T, deadline time.Duration, condition func() bool) {
 			t.Fatalf("not within %s", deadline)
 		}
 	}
+}
+
+// An operator's collection goes on where the leader's round ends.
+func TestExpireAll(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_000_000_000)
+	s, log := openStore(t, StoreConfig{Now: func() time.Time { return now }, UploadTTL: time.Hour})
+	const uploads = (expireRounds + 2) * expireLimit
+	var batch []consensus.Entry
+	for i := range uploads {
+		log.last++
+		batch = append(batch, entryOf(t, log.last, &proto.Command{
+			RequestId: requestID(log.last), TimeUnixMs: now.UnixMilli(),
+			Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{Id: fmt.Sprint("upload-", i), Repository: "app"}},
+		}))
+	}
+	if _, err := log.machine.Apply(batch); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(2 * time.Hour)
+	for _, step := range []struct {
+		expire   func(context.Context) (int, error)
+		expected int
+	}{{s.Expire, expireRounds * expireLimit}, {s.ExpireAll, 2 * expireLimit}, {s.ExpireAll, 0}} {
+		if dropped, err := step.expire(t.Context()); err != nil || dropped != step.expected {
+			t.Errorf("dropped %d, not %d (%v)", dropped, step.expected, err)
+		}
+	}
+	checkInvariants(t, log.machine)
+}
+
+// ExpireAll goes on although it only puts off referrers for a while.
+func TestExpireAllPassesOverReferrers(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_000_000_000)
+	s, log := openStore(t, StoreConfig{Now: func() time.Time { return now }, UntaggedAge: time.Hour})
+	var manifests []*proto.Manifest
+	for i := range expireRounds*expireLimit + 1 {
+		referrer := manifestOf(fmt.Sprint("referrer ", i))
+		referrer.Subject = digestOf("subject")
+		manifests = append(manifests, referrer)
+	}
+	putAll(t, log, manifests...)
+	now = now.Add(time.Minute)
+	for _, put := range []*proto.PutManifest{putOf("app", "subject", "v1"), putOf("app", "stray")} {
+		if err := s.PutManifest(t.Context(), put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(2 * time.Hour)
+	if dropped, err := s.ExpireAll(t.Context()); err != nil || dropped != 1 {
+		t.Errorf("dropped %d manifests, not the stray one behind the referrers (%v)", dropped, err)
+	}
+	checkInvariants(t, log.machine)
 }
 
 func TestExpire(t *testing.T) {

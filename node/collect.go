@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/atollregistry/atoll/metadata"
@@ -57,7 +59,16 @@ func Collect(ctx context.Context, dataDir string, dryRun bool) (*Collection, err
 }
 
 func (a *admin) serveCollect(w http.ResponseWriter, r *http.Request) {
-	collection, err := a.collect(r.Context(), r.URL.Query().Get("dry-run") == "true")
+	dryRun := false
+	if text := r.URL.Query().Get("dry-run"); text != "" {
+		var err error
+		if dryRun, err = strconv.ParseBool(text); err != nil {
+			// Not understood must not mean "drop it".
+			http.Error(w, fmt.Sprintf("dry-run=%q is neither true nor false", text), http.StatusBadRequest)
+			return
+		}
+	}
+	collection, err := a.collect(r.Context(), dryRun)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
@@ -80,15 +91,12 @@ func (a *admin) collect(ctx context.Context, dryRun bool) (*Collection, error) {
 			Due: count.Due, Later: count.Later, DueBytes: count.DueBytes, LaterBytes: count.LaterBytes,
 		})
 	}
-	for !dryRun {
-		dropped, err := a.store.Expire(ctx)
-		collection.Dropped += dropped
-		if err != nil {
-			return nil, err
-		}
-		if dropped == 0 {
-			break
-		}
+	if dryRun {
+		return collection, nil
+	}
+	collection.Dropped, err = a.store.ExpireAll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dropped %d records, then: %w", collection.Dropped, err)
 	}
 	return collection, nil
 }

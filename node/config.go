@@ -137,7 +137,8 @@ type CollectConfig struct {
 	// take longer from its first blob to its manifest.
 	Grace time.Duration `koanf:"grace"`
 	// Untagged is how long a manifest stays that no tag points at, no image index
-	// lists, and that is no referrer of a manifest that is there; 0 keeps them.
+	// lists, and that is no referrer of a manifest that is there; 0 keeps them. Not
+	// shorter than Grace, for the same reason.
 	Untagged time.Duration `koanf:"untagged"`
 	// Interval is the time between two rounds of collection.
 	Interval time.Duration `koanf:"interval"`
@@ -227,6 +228,10 @@ func (c *Config) Validate() error {
 	}
 	if c.Collect.Untagged < 0 {
 		fault("collect.untagged: %s is neither 0, to keep untagged manifests, nor a positive duration", c.Collect.Untagged)
+	}
+	if c.Collect.Untagged > 0 && c.Collect.Untagged < c.Collect.Grace {
+		fault("collect.untagged: %s is shorter than collect.grace, %s: a manifest could go before the image index that lists it is pushed",
+			c.Collect.Untagged, c.Collect.Grace)
 	}
 	if c.Collect.Interval <= 0 {
 		fault("collect.interval: %s is not a positive duration", c.Collect.Interval)

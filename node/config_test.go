@@ -3,6 +3,7 @@ package node
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func validConfig() Config {
@@ -50,6 +51,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Operations.Listen = "127.0.0.1:99999"
 	cfg.Parity, cfg.ShutdownTimeout = 9, 0
 	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1}
+	cfg.Collect = CollectConfig{Untagged: -1}
 	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
 	err := cfg.Validate()
 	if err == nil {
@@ -59,10 +61,20 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ",
 		"registry.redirect: ", "registry.redirect-min-bytes: ", "registry.redirect-ttl: ", "registry.trusted-proxies: ", "cluster.address: ", "cluster.key: ", "join: ",
 		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
-		"log.level: ", "log.format: ",
+		"collect.grace: ", "collect.untagged: ", "collect.interval: ", "log.level: ", "log.format: ",
 	} {
 		if !strings.Contains(err.Error(), key) {
 			t.Errorf("the error does not name %q:\n%v", key, err)
+		}
+	}
+}
+
+func TestUntaggedManifestsOutliveTheGrace(t *testing.T) {
+	for _, untagged := range []time.Duration{0, time.Hour - 1, time.Hour} {
+		cfg := validConfig()
+		cfg.Collect.Grace, cfg.Collect.Untagged = time.Hour, untagged
+		if err := cfg.Validate(); (err != nil) != (untagged == time.Hour-1) {
+			t.Errorf("with collect.untagged %s: %v", untagged, err)
 		}
 	}
 }

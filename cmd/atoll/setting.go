@@ -52,7 +52,7 @@ func settings() []setting {
 		{"limits.request-burst", kindNumber, "how many of them it may send at once after a rest (default: 10 seconds' worth)"},
 		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
 		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
-		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject (default: for ever)"},
+		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject; not shorter than collect.grace (default: for ever)"},
 		{"collect.interval", kindDuration, "time between two rounds of collection"},
 		{"log.level", kindText, "lowest level that is logged: debug, info, warn or error"},
 		{"log.format", kindText, "json, or console for people"},
