@@ -1,11 +1,13 @@
 package metadata
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -65,6 +67,45 @@ func TestRetainedBlobThatWasCollected(t *testing.T) {
 	}
 	if _, err := s.RetainBlob(t.Context(), "app", layer); !errors.Is(err, ErrBlobUnknown) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// Without a quorum nothing can be renewed. What has time enough is there all the
+// same; of what is due soon nobody may say so.
+func TestRetainWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_000_000_000)
+	cfg := StoreConfig{Now: func() time.Time { return now }, BlobGrace: 2 * time.Hour, UntaggedAge: 2 * time.Hour}
+	s, log := openStore(t, cfg)
+	joinNodes(t, s, "n1")
+	stray, used := pushBlob(t, s, "app", "stray", "n1"), pushBlob(t, s, "app", "used", "n1")
+	untagged := imageOf("untagged", used)
+	if err := s.PutManifest(t.Context(), &proto.PutManifest{Repository: "app", Manifest: untagged}); err != nil {
+		t.Fatal(err)
+	}
+	alone := NewStore(log.machine, &troubledLog{
+		propose: func(context.Context, int, func() ([]byte, error)) ([]byte, error) {
+			return nil, consensus.ErrNoLeader
+		},
+		readIndex: func(context.Context, int) error { return consensus.ErrNoQuorum },
+	}, cfg)
+	check := func(what string, err, expected error) {
+		t.Helper()
+		if !errors.Is(err, expected) {
+			t.Errorf("%s: error is %v, not %v", what, err, expected)
+		}
+	}
+	for _, step := range []struct {
+		after    time.Duration
+		expected error
+	}{{time.Hour, nil}, {time.Millisecond, ErrUnavailable}} {
+		now = now.Add(step.after)
+		_, err := alone.RetainBlob(t.Context(), "app", stray)
+		check("a blob that nothing refers to", err, step.expected)
+		_, err = alone.RetainManifest(t.Context(), "app", untagged.GetDigest())
+		check("an untagged manifest", err, step.expected)
+		_, err = alone.RetainBlob(t.Context(), "app", used)
+		check("a blob that a manifest refers to", err, nil)
 	}
 }
 

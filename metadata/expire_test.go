@@ -61,7 +61,7 @@ func TestExpireAllPassesOverReferrers(t *testing.T) {
 	now := time.UnixMilli(1_000_000_000)
 	s, log := openStore(t, StoreConfig{Now: func() time.Time { return now }, UntaggedAge: time.Hour})
 	var manifests []*proto.Manifest
-	for i := range expireRounds*expireLimit + 1 {
+	for i := range 2 * expireLimit {
 		referrer := manifestOf(fmt.Sprint("referrer ", i))
 		referrer.Subject = digestOf("subject")
 		manifests = append(manifests, referrer)
@@ -74,6 +74,9 @@ func TestExpireAllPassesOverReferrers(t *testing.T) {
 		}
 	}
 	now = now.Add(2 * time.Hour)
+	if dropped, err := s.expireBefore(t.Context(), s.expireNow(), 2); err != nil || dropped != 0 {
+		t.Fatalf("dropped %d manifests before the referrers were passed over (%v)", dropped, err)
+	}
 	if dropped, err := s.ExpireAll(t.Context()); err != nil || dropped != 1 {
 		t.Errorf("dropped %d manifests, not the stray one behind the referrers (%v)", dropped, err)
 	}
