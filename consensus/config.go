@@ -20,6 +20,9 @@ type Config struct {
 	// Dir is the folder of the log, the votes and the snapshot record. It is made
 	// when absent and must belong to this process alone.
 	Dir string
+	// MustHaveState refuses to open an empty log: this node has been a member, and
+	// whoever asks for its vote would get one that knows of nothing.
+	MustHaveState bool
 	// Logger takes what the replica has to say.
 	Logger zerolog.Logger
 	// Fatal is called once, on an error after which this node must not go on,

@@ -121,12 +121,15 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 		return nil, err
 	}
 	r = &Replica{
-		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, cfg.Address),
+		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, &cfg),
 		lead: newLeadership(), election: newSignal(),
 		proposals: make(chan struct{}, maxProposals), membership: make(chan struct{}, 1),
 	}
 	if r.storage, err = openStorage(&r.cfg, sm, r.life); err != nil {
 		return nil, err
+	}
+	if cfg.MustHaveState && !r.storage.hasState {
+		return nil, errors.Join(fmt.Errorf("%w: this node has been a member of a cluster, and a node must not vote again without its log. %s", ErrLogLost, startAnew), r.storage.disk.Close())
 	}
 	index, _ := sm.Applied()
 	r.applied = newProgress(index)
@@ -150,6 +153,7 @@ func (r *Replica) start(sm StateMachine) error {
 		dir: r.cfg.Dir, sm: sm, logs: s.logs, outgoing: make(map[*outgoing]struct{}),
 		stall: stallTimeouts * r.cfg.NetworkTimeout, onStall: r.streams.breakIncoming, awaited: r.awaitLagging,
 	}
+	snapshots.installing.Store(true) // as far as is known; the first entry tells
 	machine := &fsm{sm: sm, applied: r.applied, snapshots: snapshots, logs: s.cache, life: r.life}
 	transport := newTransport(&r.cfg, r.streams)
 	// The library panics on an entry that it can't read at the start.

@@ -51,10 +51,11 @@ func toStatus(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrNoLeader), errors.Is(err, ErrClosed):
-		return status.Error(codes.FailedPrecondition, err.Error())
+	// First, since the reason beside it may be one of those below.
 	case errors.Is(err, ErrOutcomeUnknown):
 		return status.Error(codes.Aborted, err.Error())
+	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrNoLeader), errors.Is(err, ErrClosed):
+		return status.Error(codes.FailedPrecondition, err.Error())
 	default:
 		return status.Error(codes.Unavailable, err.Error())
 	}

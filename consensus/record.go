@@ -18,6 +18,37 @@ const (
 	recordTemp = "snapshot.new"
 )
 
+// installingFile is there while a snapshot of the leader's is installed: from before
+// the state is swapped until the log has caught up with it. The state that comes
+// may be beyond the snapshot's position. Only then may it be ahead of log and record.
+const installingFile = "installing"
+
+// beginInstall makes the mark, durably.
+func beginInstall(dir string) error {
+	if err := errors.Join(writeFile(filepath.Join(dir, installingFile), nil), syncDir(dir)); err != nil {
+		return fmt.Errorf("begin to install snapshot: %w", err)
+	}
+	return nil
+}
+
+// endInstall takes the mark away. One that a crash brings back does no harm: it is
+// taken away again once log and state agree.
+func endInstall(dir string) error {
+	if err := os.Remove(filepath.Join(dir, installingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("end installing snapshot: %w", err)
+	}
+	return nil
+}
+
+// isInstalling reports whether the mark is there.
+func isInstalling(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, installingFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // recordMagic begins a snapshot record; its last byte is the format's version.
 const recordMagic = "atollsn\x01"
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -59,6 +60,22 @@ type snapshotStore struct {
 	known    bool // what came in is what this node has; nothing was kept of it
 	outgoing map[*outgoing]struct{}
 	swapping bool // the state is about to be swapped
+
+	// installing says that the mark of beginInstall may be there.
+	installing atomic.Bool
+}
+
+// caughtUp tells that the state has applied an entry of the log: that is no longer
+// behind it, as it may be after an install.
+func (s *snapshotStore) caughtUp() error {
+	if !s.installing.Load() {
+		return nil
+	}
+	if err := endInstall(s.dir); err != nil {
+		return err
+	}
+	s.installing.Store(false)
+	return nil
 }
 
 // Create implements raft.SnapshotStore, for snapshots taken here and for those
@@ -175,6 +192,10 @@ func (s *snapshotStore) install(state io.Reader) (*record, error) {
 		return nil, nil
 	}
 	defer os.Remove(filepath.Join(s.dir, incomingFile)) // Open deletes what stays
+	if err := beginInstall(s.dir); err != nil {
+		return nil, err
+	}
+	s.installing.Store(true)
 	if err := s.sm.Restore(state); err != nil {
 		return nil, fmt.Errorf("install snapshot: %w", err)
 	}

@@ -126,7 +126,7 @@ func TestCrashWhileInstalling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(j.Restore(state), j.Close()); err != nil {
+		if err := errors.Join(beginInstall(filepath.Join(c.dir, id, "raft")), j.Restore(state), j.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -28,8 +28,7 @@ type outcome struct {
 }
 
 // ApplyBatch applies committed commands and configurations. Entries of Raft's own
-// (no-ops) never get here, so the state's log index lags behind Raft's; see
-// Replica.openTerm.
+// (no-ops) never get here, so the state's log index lags behind Raft's.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	index, term := f.sm.Applied()
 	entries := make([]Entry, len(logs))
@@ -57,6 +56,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		responses[i] = outcome{result: results[i], index: entry.Index, term: entry.Term, skipped: entry.Index <= index}
 	}
 	f.applied.advance(last.Index)
+	if last.Index > index {
+		if err := f.snapshots.caughtUp(); err != nil {
+			f.life.fail(err)
+		}
+	}
 	return responses
 }
 

@@ -81,6 +81,9 @@ func openStorage(cfg *Config, sm StateMachine, life *life) (s *storage, err erro
 	if err := unlessFailed(life, func() error { return s.check(sm) }); err != nil {
 		return nil, err
 	}
+	if err := unlessFailed(life, func() error { return s.checkEnd(cfg.Dir, sm) }); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -207,6 +210,31 @@ func (s *storage) check(sm StateMachine) error {
 		return s.checkRecordTerm(r, first)
 	}
 }
+
+// checkEnd refuses a log that ends before the state. bbolt takes an older root of
+// the file for the newest if that is damaged, which takes back one write: entries
+// that this node has acknowledged, or a vote.
+func (s *storage) checkEnd(dir string, sm StateMachine) error {
+	last, err := s.disk.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read Raft log: %w", err)
+	}
+	if r := s.logs.record.Load(); r != nil {
+		last = max(last, r.index)
+	}
+	if applied, _ := sm.Applied(); applied <= last {
+		return endInstall(dir)
+	}
+	installing, err := isInstalling(dir)
+	if err == nil && !installing {
+		applied, _ := sm.Applied()
+		err = fmt.Errorf("%w: it ends at log index %d, before the state at %d. %s", ErrLogLost, last, applied, startAnew)
+	}
+	return err
+}
+
+// startAnew is what an operator does about a log that can't be trusted.
+const startAnew = "Start this node on an empty data folder: it joins as a new node under its old name"
 
 // finishInstall drops a log that an installed snapshot replaced, in case that
 // the process ended before it did so: one that does not have the snapshot's last

@@ -1,11 +1,15 @@
 package consensus
 
 import (
+	"fmt"
+	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/rs/zerolog"
 )
 
 const (
@@ -29,9 +33,56 @@ const (
 	snapshotBytesPerTimeout = 4 << 20
 )
 
+// transport is the library's, but asks for nodes by id and address, so that a
+// connection is one to that node and not to whoever listens there now. A node with
+// a wiped disk answers at its old address under a new id, and has forgotten what it
+// acknowledged: its vote must not count as the old one's.
+type transport struct {
+	*raft.NetworkTransport
+}
+
+var _ raft.WithPreVote = transport{}
+
+// idSeparator stands between id and address of what streams.Dial is asked for.
+const idSeparator = "@"
+
+func nodeAt(id raft.ServerID, address raft.ServerAddress) raft.ServerAddress {
+	return raft.ServerAddress(id) + idSeparator + address
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	return t.NetworkTransport.AppendEntriesPipeline(id, nodeAt(id, target))
+}
+
+// AppendEntries implements raft.Transport.
+func (t transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return t.NetworkTransport.AppendEntries(id, nodeAt(id, target), args, resp)
+}
+
+// RequestVote implements raft.Transport.
+func (t transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, nodeAt(id, target), args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, nodeAt(id, target), args, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return t.NetworkTransport.InstallSnapshot(id, nodeAt(id, target), args, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (t transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, nodeAt(id, target), args, resp)
+}
+
 // newTransport starts Raft's own transport on the network.
-func newTransport(cfg *Config, streams *streams) *raft.NetworkTransport {
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+func newTransport(cfg *Config, streams *streams) transport {
+	library := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:                  streams,
 		MaxPool:                 raftConnPool,
 		MaxRPCsInFlight:         raftCallsInFlight,
@@ -39,8 +90,8 @@ func newTransport(cfg *Config, streams *streams) *raft.NetworkTransport {
 		Logger:                  newRaftLogger(cfg.Logger),
 		MsgpackUseNewTimeFormat: true,
 	})
-	transport.TimeoutScale = snapshotBytesPerTimeout
-	return transport
+	library.TimeoutScale = snapshotBytesPerTimeout
+	return transport{library}
 }
 
 // streams carries Raft's messages over a Network. It knows all connections, so
@@ -48,7 +99,9 @@ func newTransport(cfg *Config, streams *streams) *raft.NetworkTransport {
 // a connection that it accepted, even in the middle of a snapshot.
 type streams struct {
 	network Network
+	id      string
 	address address // at which the others know this node
+	log     zerolog.Logger
 
 	closing chan struct{} // closed by Close
 
@@ -66,8 +119,8 @@ type address string
 func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
-func newStreams(network Network, own string) *streams {
-	return &streams{network: network, address: address(own), closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
+func newStreams(network Network, cfg *Config) *streams {
+	return &streams{network: network, id: cfg.NodeID, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
 }
 
 // Accept implements net.Listener.
@@ -82,16 +135,20 @@ func (s *streams) Accept() (net.Conn, error) {
 	return s.track(conn, true)
 }
 
-// Dial implements raft.StreamLayer. It is patient: a node that is away may come
-// back while it tries.
+// Dial implements raft.StreamLayer, for what nodeAt returns. It is patient: a node
+// that is away may come back while it tries.
 func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	id, address, found := strings.Cut(string(to), idSeparator)
+	if !found {
+		return nil, fmt.Errorf("dial %s: it is no node and address", to)
+	}
 	ticker := time.NewTicker(dialInterval)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(dialPatience); ; {
 		if s.isClosed() {
 			return nil, net.ErrClosed
 		}
-		conn, err := s.network.Dial(string(to), min(timeout, dialTimeout))
+		conn, err := s.dialNode(id, address, min(timeout, dialTimeout))
 		if err == nil {
 			return s.track(conn, false)
 		}
@@ -166,6 +223,21 @@ type streamConn struct {
 	net.Conn
 	owner    *streams
 	incoming bool
+	// An incoming connection is greeted before its first byte is read, by the
+	// goroutine that reads it.
+	greeting sync.Once
+	refused  error
+}
+
+// Read implements net.Conn.
+func (c *streamConn) Read(p []byte) (int, error) {
+	if c.incoming {
+		c.greeting.Do(func() { c.refused = c.owner.greet(c.Conn) })
+		if c.refused != nil {
+			return 0, c.refused
+		}
+	}
+	return c.Conn.Read(p)
 }
 
 // Close implements net.Conn.

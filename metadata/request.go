@@ -27,6 +27,9 @@ const (
 	// requestDrops bounds how many answers are dropped with one command. Each
 	// command adds one, so the front is always caught up with.
 	requestDrops = 4
+	// requestDigests is how many missing references a kept answer names: enough to
+	// go on with. A client can be missing thousands, again and again.
+	requestDigests = 8
 )
 
 // answered returns the first answer to a request.
@@ -44,6 +47,9 @@ func (c *change) remember(id []byte, result *proto.Result) error {
 	}
 	kept := pb.Clone(result).(*proto.Result)
 	kept.Detail = "" // its wording may differ between versions, the state may not
+	if len(kept.GetDigests()) > requestDigests {
+		kept.Digests = kept.GetDigests()[:requestDigests]
+	}
 	if err := c.put(bucketRequests, id, kept); err != nil {
 		return err
 	}

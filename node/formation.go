@@ -47,10 +47,6 @@ func (f *formation) Run(ctx context.Context) error {
 		if err := f.checkCluster(ctx); err != nil {
 			return err
 		}
-	} else if f.folder.identity.ClusterID != "" {
-		return fmt.Errorf("data folder %s belongs to cluster %s but its Raft log is gone: a node must not vote again without its log. "+
-			"Move the folder away and start on an empty one: the node joins as a new one under its old name",
-			f.folder.path, f.folder.identity.ClusterID)
 	} else if err := f.formOrFind(ctx); err != nil {
 		return err
 	}
@@ -77,6 +73,11 @@ func (f *formation) awaitVoters(ctx context.Context) error {
 			return nil
 		}
 		if err := pause(ctx, formationInterval); err != nil {
+			// A majority of the voters it should have: with less, most nodes may have
+			// formed a cluster without this one, by a list in another order.
+			if errors.Is(err, context.DeadlineExceeded) && voters <= wanted/2 {
+				return fmt.Errorf("%d of %d nodes joined within %s: see that all nodes have the same list in join, in the same order, and start again", voters, wanted, votersTimeout)
+			}
 			if errors.Is(err, context.DeadlineExceeded) {
 				f.log.Warn().Int("voters", voters).Int("wanted", wanted).Msg("serving with fewer voters than the cluster should have")
 				return nil
@@ -101,12 +102,16 @@ func (f *formation) voters() (have, wanted int) {
 // does so only if it was told to, or if every node of the list answers that it
 // belongs to none: a wiped node must find its old cluster, not make another.
 func (f *formation) formOrFind(ctx context.Context) error {
-	if f.cfg.Bootstrap {
+	others := slices.ContainsFunc(f.cfg.Join, func(address string) bool { return address != f.self.ClusterAddress })
+	switch {
+	case f.cfg.Bootstrap && !others:
 		return f.form()
-	}
-	if len(f.cfg.Join) == 0 {
+	case len(f.cfg.Join) == 0:
 		return errors.New("the data folder is empty and the node was not told which cluster to join: " +
 			"give the cluster addresses of the nodes with join, or bootstrap to form a new cluster of one node")
+	case !others:
+		return errors.New("the data folder is empty and join names nobody but this node, who would form a second cluster if it had lost its data: " +
+			"list the other nodes as well, or bootstrap to form a new cluster of one node")
 	}
 	nextLog := time.Now().Add(waitingLogInterval)
 	for {
@@ -116,12 +121,13 @@ func (f *formation) formOrFind(ctx context.Context) error {
 				return nil // becomeMember joins it
 			}
 		}
-		if f.forms(unanswered) {
+		if f.cfg.Bootstrap && len(unanswered) == 0 || f.forms(unanswered) {
 			return f.form()
 		}
 		if time.Now().After(nextLog) {
 			nextLog = time.Now().Add(waitingLogInterval)
-			f.log.Warn().Strs("unanswered", unanswered).Msg("waiting for the other nodes: a cluster forms once every node of the list has answered")
+			f.log.Warn().Strs("unanswered", unanswered).Str("forming", f.cfg.Join[0]).
+				Msg("waiting for the other nodes: the first of the list forms the cluster once all of them have answered")
 		}
 		if err := pause(ctx, formationInterval); err != nil {
 			return err

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -68,6 +70,7 @@ func (l *leadership) reconcileMembers(ctx context.Context) error {
 		return err
 	}
 	members := l.replica.Status().Members
+	var errs []error
 	for _, node := range nodes {
 		at := slices.IndexFunc(members, func(m consensus.Member) bool { return m.ID == node.Id })
 		switch removed := node.State == atoll.NodeState_NODE_STATE_REMOVED; {
@@ -75,12 +78,14 @@ func (l *leadership) reconcileMembers(ctx context.Context) error {
 			err = l.replica.RemoveNode(ctx, node.Id)
 		case !removed && (at < 0 || members[at].Address != node.ClusterAddress):
 			err = l.replica.AddNode(ctx, node.Id, node.ClusterAddress)
+		default:
+			continue
 		}
-		if err != nil {
-			return err
+		if err != nil { // one that can't be helped must not keep the others waiting
+			errs = append(errs, fmt.Errorf("node %s: %w", node.Name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // compareState has every node compare its state with the majority's.

@@ -94,6 +94,9 @@ func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
 	if err != nil {
 		return err
 	}
+	if err := addressTaken(nodes, joining); err != nil {
+		return err
+	}
 	if err := m.store.PutNode(ctx, joining, replaces); err != nil {
 		return fmt.Errorf("admit node %s: %w", joining.Name, err)
 	}
@@ -118,14 +121,25 @@ func (m *membership) replaced(nodes []*atoll.Node, joining *atoll.Node) (string,
 		if node.Name != joining.Name || node.Id == joining.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
 			continue
 		}
-		_, age, answered := m.peers.answer(node.Id)
-		silent := node.Id != m.self.Id && (!answered || age > replaceAfter)
+		silent := node.Id != m.self.Id && m.peers.silence(node.Id) > replaceAfter
 		if node.ClusterAddress != joining.ClusterAddress && !silent {
 			return "", fmt.Errorf("admit node %s: %w: the node of that name at %s is alive", joining.Name, metadata.ErrNodeNameTaken, node.ClusterAddress)
 		}
 		return node.Id, nil
 	}
 	return "", nil
+}
+
+// addressTaken refuses a node at the address of another one of another name: the
+// Raft group could not have both.
+func addressTaken(nodes []*atoll.Node, joining *atoll.Node) error {
+	for _, node := range nodes {
+		if node.ClusterAddress == joining.ClusterAddress && node.Name != joining.Name && node.State != atoll.NodeState_NODE_STATE_REMOVED {
+			return fmt.Errorf("admit node %s: %w: node %s has the address %s: give this one another address, or the name %s to take over its place",
+				joining.Name, metadata.ErrNodeNameTaken, node.Name, node.ClusterAddress, node.Name)
+		}
+	}
+	return nil
 }
 
 // joinStatus tells a refusal that stays from a state that passes.

@@ -226,6 +226,7 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	cfg := consensus.DefaultConfig()
 	cfg.NodeID, cfg.Address = p.self.Id, p.self.ClusterAddress
 	cfg.Dir, cfg.Logger, cfg.Fatal = filepath.Join(dir, raftDir), p.component("consensus"), n.die
+	cfg.MustHaveState = p.folder.identity.ClusterID != ""
 	p.replica, err = consensus.Open(cfg, p.machine, raftNetwork{&p.cluster.raft, p.pool})
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ type peers struct {
 
 // peer is what is known of one other node.
 type peer struct {
+	watched      time.Time // since when it is asked
 	answered     time.Time // zero if never
 	stats        *atoll.HeartbeatResponse
 	suspectUntil time.Time
@@ -98,7 +99,7 @@ func (p *peers) begin(id string) bool {
 // peer returns the entry of a node. p.mu is held.
 func (p *peers) peer(id string) *peer {
 	if p.known[id] == nil {
-		p.known[id] = &peer{}
+		p.known[id] = &peer{watched: time.Now()}
 	}
 	return p.known[id]
 }
@@ -220,6 +221,22 @@ func (p *peers) answer(nodeID string) (stats *atoll.HeartbeatResponse, age time.
 		return nil, 0, false
 	}
 	return known.stats, time.Since(known.answered), true
+}
+
+// silence is for how long a node has been asked and has not answered; 0 if it was
+// never asked. A process that has just started knows of no silence.
+func (p *peers) silence(nodeID string) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.known[nodeID]
+	if known == nil {
+		return 0
+	}
+	last := known.watched
+	if known.answered.After(last) {
+		last = known.answered
+	}
+	return time.Since(last)
 }
 
 // reachable tells whether a node answered lately. Unlike health it does not

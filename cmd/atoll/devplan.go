@@ -225,5 +225,8 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 	for _, other := range p.nodes {
 		argv = append(argv, "--join="+other.cluster)
 	}
+	if len(p.nodes) == 1 {
+		argv = append(argv, "--bootstrap") // nobody else is there to ask for the cluster
+	}
 	return append(argv, p.settings...)
 }

@@ -72,7 +72,7 @@ func Start(t testing.TB, n int, configure ...func(*node.Config)) *Cluster {
 		cfg.Name, cfg.Data = name, filepath.Join(dir, name)
 		cfg.Registry.Listen, cfg.Cluster.Listen, cfg.Operations.Listen = addresses[i], addresses[n+i], addresses[2*n+i]
 		cfg.Cluster.Address = cfg.Cluster.Listen
-		cfg.Join = addresses[n : 2*n]
+		cfg.Join, cfg.Bootstrap = addresses[n:2*n], n == 1
 		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
 		cfg.ShutdownTimeout = 10 * time.Second
 		for _, change := range configure {
