@@ -31,10 +31,10 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	s.timer.Reset(s.store.stall)
 	if s.known {
 		return len(p), nil
 	}
-	s.timer.Reset(s.store.stall)
 	return s.file.Write(p)
 }
 
@@ -54,9 +54,12 @@ func (s *snapshotSink) begin() error {
 	r := logs.record.Load()
 	switch {
 	case r != nil && r.index > s.meta.Index, has && last > s.meta.Index:
+		// The library reads what is left of the stream, without a limit.
+		s.store.onStall()
 		return fmt.Errorf("receive snapshot at log index %d: %w", s.meta.Index, errNotNeeded)
 	case r != nil && r.index == s.meta.Index:
 		s.known = true
+		s.timer = time.AfterFunc(s.store.stall, s.store.onStall)
 		return nil
 	}
 	if s.file, err = os.Create(filepath.Join(s.store.dir, incomingFile)); err != nil {
@@ -71,6 +74,9 @@ func (s *snapshotSink) Close() error {
 	if s.taken {
 		return s.store.keep(&s.meta)
 	}
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	if s.known {
 		s.receive(true)
 		return nil
@@ -78,7 +84,6 @@ func (s *snapshotSink) Close() error {
 	if s.file == nil {
 		return errors.New("receive snapshot: it is empty")
 	}
-	s.timer.Stop()
 	info, err := s.file.Stat()
 	if err := errors.Join(err, syncAndClose(s.file)); err != nil {
 		return fmt.Errorf("receive snapshot: %w", err)
@@ -97,10 +102,12 @@ func (s *snapshotSink) receive(known bool) {
 
 // Cancel drops the snapshot.
 func (s *snapshotSink) Cancel() error {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	if s.file == nil {
 		return nil
 	}
-	s.timer.Stop()
 	if err := errors.Join(s.file.Close(), os.Remove(s.file.Name())); err != nil {
 		return fmt.Errorf("drop incoming snapshot: %w", err)
 	}

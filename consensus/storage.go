@@ -48,6 +48,9 @@ func openStorage(cfg *Config, sm StateMachine, life *life) (s *storage, err erro
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of the Raft log: %w", err)
 	}
+	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
+		return nil, fmt.Errorf("make folder of the Raft log: %w", err)
+	}
 	for _, leftover := range []string{incomingFile, recordTemp, logTemp} {
 		if err := os.Remove(filepath.Join(cfg.Dir, leftover)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("delete leftover: %w", err)

@@ -33,7 +33,7 @@ func (c *change) commitBlob(command *proto.CommitBlob) error {
 	if size, ok := sizeOf(command.GetExpectedSize(), command.GetExtents()); !ok || size != command.GetSize() {
 		return invalid("blob %s of %d bytes has extents for %d", command.GetDigest(), command.GetSize(), size)
 	}
-	content := blobContent{command.GetDigest(), command.GetSize(), upload.GetExtentIds(), command.GetExtents()}
+	content := blobContent{command.GetDigest(), command.GetSize(), upload.GetExtentIds(), command.GetExtents(), command.GetUnreachable()}
 	if err := c.storeBlob(content); err != nil {
 		return err
 	}
@@ -67,6 +67,8 @@ type blobContent struct {
 	// recorded are the ids of the upload's extents, fresh the extents behind them.
 	recorded [][]byte
 	fresh    []*proto.Extent
+	// unreachable are the nodes that did not answer whoever brought it.
+	unreachable []string
 }
 
 // storeBlob makes the blob's record, without a reference; the caller adds one in
@@ -83,7 +85,7 @@ func (c *change) storeBlob(content blobContent) error {
 		if record.GetSize() != content.size {
 			return invalid("blob %s has %d bytes, not %d", content.digest, record.GetSize(), content.size)
 		}
-		lost, err := c.unreadable(record.GetExtentIds())
+		lost, err := c.unreadable(record.GetExtentIds(), content.unreachable)
 		if err != nil {
 			return err
 		}
@@ -134,6 +136,7 @@ func (v view) blob(digest string) (*proto.Blob, error) {
 // linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,
 // ErrUploadSize, ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error {
+	commit.Unreachable = s.cfg.Unreachable()
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: commit}})
 	return err
 }

@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -254,4 +255,31 @@ func TestSigningKeysAreRenewed(t *testing.T) {
 		}
 		now = now.Add(signingKeyAge)
 	}
+}
+
+// However many tags a manifest has, no command deletes more than a bounded number.
+func TestDeleteManifestOfManyTags(t *testing.T) {
+	s, log := openStore(t, StoreConfig{})
+	image := manifestOf("image")
+	const rounds = 3
+	for i := range rounds * tagsAtOnce / 100 {
+		put := &proto.PutManifest{Repository: "app", Manifest: image}
+		for j := range 100 {
+			put.Tags = append(put.Tags, fmt.Sprintf("tag-%d-%d", i, j))
+		}
+		if err := s.PutManifest(t.Context(), put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := log.last
+	if err := s.DeleteManifest(t.Context(), "app", image.GetDigest(), &proto.Precondition{Missing: true}); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("error is %v", err)
+	}
+	if err := s.DeleteManifest(t.Context(), "app", image.GetDigest(), nil); err != nil || log.last != last+1+rounds {
+		t.Errorf("%d commands (%v)", log.last-last, err)
+	}
+	if tags, _, err := s.Tags(t.Context(), "app", "", 10); err != nil || len(tags) > 0 {
+		t.Errorf("tags %q are left (%v)", tags, err)
+	}
+	checkInvariants(t, log.machine)
 }

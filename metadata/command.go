@@ -127,6 +127,8 @@ func (c *change) run(command *proto.Command) error {
 		return c.deleteTag(body.DeleteTag)
 	case *proto.Command_RenewManifest:
 		return c.renewManifest(body.RenewManifest)
+	case *proto.Command_DeleteTagsOf:
+		return c.deleteManyTags(body.DeleteTagsOf)
 	case *proto.Command_PutSigningKey:
 		return c.putSigningKey(body.PutSigningKey)
 	case *proto.Command_Expire:

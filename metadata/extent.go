@@ -159,8 +159,8 @@ func (c *change) dropExtents(ids [][]byte) error {
 }
 
 // unreadable reports whether one of the extents has fewer shards on members than
-// it can be read from.
-func (c *change) unreadable(ids [][]byte) (bool, error) {
+// it can be read from, not counting those that are unreachable.
+func (c *change) unreadable(ids [][]byte, unreachable []string) (bool, error) {
 	for _, id := range ids {
 		var record proto.ExtentRecord
 		if err := c.mustRecord(bucketExtents, id, &record); err != nil {
@@ -172,7 +172,7 @@ func (c *change) unreadable(ids [][]byte) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			if member {
+			if member && !slices.Contains(unreachable, holder) {
 				held++
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -198,7 +199,7 @@ func (c *change) storeManifest(command *proto.PutManifest, asBlob, known bool) e
 	case !asBlob:
 		return c.putValue(bucketManifestContents, keyOf(command.GetRepository(), manifest.GetDigest()), manifest.GetContent())
 	}
-	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents()}
+	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents(), unreachable: command.GetUnreachable()}
 	if err := c.storeBlob(content); err != nil || known {
 		return err
 	}
@@ -237,7 +238,7 @@ func (c *change) dropManifest(repository string, manifest *proto.Manifest) error
 	if err := c.remove(bucketManifests, keyOf(repository, digest)); err != nil {
 		return err
 	}
-	if err := c.deleteTagsOf(repository, digest); err != nil {
+	if _, err := c.deleteTagsOf(repository, digest, math.MaxInt); err != nil {
 		return err
 	}
 	if err := c.unrefer(repository, manifest); err != nil {
@@ -376,14 +377,41 @@ func (s *Store) Referrers(ctx context.Context, repository, subject, after string
 // if put wants that. Errors: ErrPrecondition, ErrReferenceUnknown,
 // ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
+	if put.GetManifest().GetStoredAsBlob() {
+		put.Unreachable = s.cfg.Unreachable()
+	}
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})
 	return err
 }
 
 // DeleteManifest deletes a manifest with all tags that point at it, if the
-// precondition holds of the manifest; nil for none. Errors: ErrPrecondition,
+// precondition holds of the manifest; nil for none. One with very many tags loses
+// them some at a time, before it goes itself. Errors: ErrPrecondition,
 // ErrRepositoryUnknown, ErrManifestUnknown, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) DeleteManifest(ctx context.Context, repository, digest string, wanted *proto.Precondition) error {
+	for {
+		many := false
+		err := s.machine.view(func(v view) error {
+			_, more, err := v.rests(bucketTagsByManifest, span{prefix: keyOf(repository, digest, "")}, tagsAtOnce)
+			many = more
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("delete manifest %s: %w", digest, err)
+		}
+		if !many {
+			break
+		}
+		result, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteTagsOf{DeleteTagsOf: &proto.DeleteTagsOf{
+			Repository: repository, Digest: digest, Limit: tagsAtOnce, Precondition: wanted,
+		}}})
+		if err != nil {
+			return err
+		}
+		if result.GetExpired() < tagsAtOnce {
+			break // this node has not applied yet what another one deleted
+		}
+	}
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteManifest{DeleteManifest: &proto.DeleteManifest{
 		Repository: repository, Digest: digest, Precondition: wanted,
 	}}})

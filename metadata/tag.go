@@ -52,26 +52,42 @@ func (c *change) deleteTag(command *proto.DeleteTag) error {
 	return c.judgeManifest(command.GetRepository(), tag.GetDigest())
 }
 
-// deleteTagsOf deletes all tags of a manifest that is going. A client that deletes a
-// manifest expects its tags to be gone with it, however many they are.
-func (c *change) deleteTagsOf(repository, digest string) error {
-	var tags []string
-	err := c.scan(bucketTagsByManifest, span{prefix: keyOf(repository, digest, "")}, func(tag, _ []byte) error {
-		tags = append(tags, string(tag))
-		return nil
-	})
+// tagsAtOnce bounds the tags that one command deletes with their manifest.
+const tagsAtOnce = 1000
+
+// deleteManyTags deletes some tags of a manifest that is to be deleted.
+func (c *change) deleteManyTags(command *proto.DeleteTagsOf) error {
+	repository, digest := command.GetRepository(), command.GetDigest()
+	if err := c.needRepository(repository); err != nil {
+		return err
+	}
+	if err := c.checkManifestItself(command.GetPrecondition(), repository, digest); err != nil {
+		return err
+	}
+	deleted, err := c.deleteTagsOf(repository, digest, int(command.GetLimit()))
 	if err != nil {
 		return err
 	}
+	c.result.Expired = uint32(deleted)
+	return c.judgeManifest(repository, digest)
+}
+
+// deleteTagsOf deletes at most limit tags of a manifest that is going. A client that
+// deletes a manifest expects its tags to be gone with it.
+func (c *change) deleteTagsOf(repository, digest string, limit int) (deleted int, err error) {
+	tags, _, err := c.rests(bucketTagsByManifest, span{prefix: keyOf(repository, digest, "")}, limit)
+	if err != nil {
+		return 0, err
+	}
 	for _, tag := range tags {
 		if err := c.remove(bucketTagsByManifest, keyOf(repository, digest, tag)); err != nil {
-			return err
+			return 0, err
 		}
 		if err := c.remove(bucketTags, keyOf(repository, tag)); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return len(tags), nil
 }
 
 // Tags returns at most limit tags of the repository that come after the given

@@ -237,7 +237,7 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		return p.replica.Close(ctx)
 	})
 	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{
-		Logger: p.component("metadata"), BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
+		Logger: p.component("metadata"), Unreachable: p.unreachable, BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
 	})
 	return nil
 }
@@ -305,6 +305,16 @@ func (p *parts) members() []*atoll.Node {
 	return slices.DeleteFunc(slices.Clone(p.store.LocalNodes()), func(node *atoll.Node) bool {
 		return node.State == atoll.NodeState_NODE_STATE_REMOVED
 	})
+}
+
+// unreachable are the ids of members that do not answer.
+func (p *parts) unreachable() (ids []string) {
+	for _, member := range p.members() {
+		if !p.peers.reachable(member.Id) {
+			ids = append(ids, member.Id)
+		}
+	}
+	return ids
 }
 
 // heartbeat describes this node to the others.

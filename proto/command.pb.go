@@ -160,6 +160,7 @@ type Command struct {
 	//	*Command_DeleteManifest
 	//	*Command_DeleteTag
 	//	*Command_RenewManifest
+	//	*Command_DeleteTagsOf
 	//	*Command_Expire
 	//	*Command_Checkpoint
 	//	*Command_PutSigningKey
@@ -352,6 +353,15 @@ func (x *Command) GetRenewManifest() *RenewManifest {
 	return nil
 }
 
+func (x *Command) GetDeleteTagsOf() *DeleteTagsOf {
+	if x != nil {
+		if x, ok := x.Body.(*Command_DeleteTagsOf); ok {
+			return x.DeleteTagsOf
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetExpire() *Expire {
 	if x != nil {
 		if x, ok := x.Body.(*Command_Expire); ok {
@@ -439,6 +449,10 @@ type Command_RenewManifest struct {
 	RenewManifest *RenewManifest `protobuf:"bytes,33,opt,name=renew_manifest,json=renewManifest,proto3,oneof"`
 }
 
+type Command_DeleteTagsOf struct {
+	DeleteTagsOf *DeleteTagsOf `protobuf:"bytes,34,opt,name=delete_tags_of,json=deleteTagsOf,proto3,oneof"`
+}
+
 type Command_Expire struct {
 	Expire *Expire `protobuf:"bytes,40,opt,name=expire,proto3,oneof"`
 }
@@ -478,6 +492,8 @@ func (*Command_DeleteManifest) isCommand_Body() {}
 func (*Command_DeleteTag) isCommand_Body() {}
 
 func (*Command_RenewManifest) isCommand_Body() {}
+
+func (*Command_DeleteTagsOf) isCommand_Body() {}
 
 func (*Command_Expire) isCommand_Body() {}
 
@@ -834,7 +850,10 @@ type CommitBlob struct {
 	// Size of the upload that the extents below follow.
 	ExpectedSize uint64 `protobuf:"varint,5,opt,name=expected_size,json=expectedSize,proto3" json:"expected_size,omitempty"`
 	// Durable extents not recorded yet.
-	Extents       []*Extent `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
+	Extents []*Extent `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
+	// Ids of nodes that do not answer the proposer. Known content that can't be read
+	// without them is replaced by what is brought along.
+	Unreachable   []string `protobuf:"bytes,7,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -907,6 +926,13 @@ func (x *CommitBlob) GetExpectedSize() uint64 {
 func (x *CommitBlob) GetExtents() []*Extent {
 	if x != nil {
 		return x.Extents
+	}
+	return nil
+}
+
+func (x *CommitBlob) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
 	}
 	return nil
 }
@@ -1164,8 +1190,10 @@ type PutManifest struct {
 	Precondition *Precondition `protobuf:"bytes,5,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	// Refuse the manifest if one of manifest.manifests is not in the repository.
 	RequireManifests bool `protobuf:"varint,6,opt,name=require_manifests,json=requireManifests,proto3" json:"require_manifests,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// As in CommitBlob, for a manifest that is stored as a blob.
+	Unreachable   []string `protobuf:"bytes,7,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutManifest) Reset() {
@@ -1240,6 +1268,13 @@ func (x *PutManifest) GetRequireManifests() bool {
 	return false
 }
 
+func (x *PutManifest) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
 type DeleteManifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -1300,6 +1335,76 @@ func (x *DeleteManifest) GetPrecondition() *Precondition {
 	return nil
 }
 
+// DeleteTagsOf deletes at most limit tags of a manifest, so that deleting the
+// manifest itself is no large step.
+type DeleteTagsOf struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Precondition  *Precondition          `protobuf:"bytes,4,opt,name=precondition,proto3" json:"precondition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTagsOf) Reset() {
+	*x = DeleteTagsOf{}
+	mi := &file_command_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTagsOf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTagsOf) ProtoMessage() {}
+
+func (x *DeleteTagsOf) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTagsOf.ProtoReflect.Descriptor instead.
+func (*DeleteTagsOf) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DeleteTagsOf) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *DeleteTagsOf) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *DeleteTagsOf) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *DeleteTagsOf) GetPrecondition() *Precondition {
+	if x != nil {
+		return x.Precondition
+	}
+	return nil
+}
+
 type DeleteTag struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -1311,7 +1416,7 @@ type DeleteTag struct {
 
 func (x *DeleteTag) Reset() {
 	*x = DeleteTag{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1428,7 @@ func (x *DeleteTag) String() string {
 func (*DeleteTag) ProtoMessage() {}
 
 func (x *DeleteTag) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1441,7 @@ func (x *DeleteTag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTag.ProtoReflect.Descriptor instead.
 func (*DeleteTag) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteTag) GetRepository() string {
@@ -1371,7 +1476,7 @@ type RenewManifest struct {
 
 func (x *RenewManifest) Reset() {
 	*x = RenewManifest{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1488,7 @@ func (x *RenewManifest) String() string {
 func (*RenewManifest) ProtoMessage() {}
 
 func (x *RenewManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1501,7 @@ func (x *RenewManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewManifest.ProtoReflect.Descriptor instead.
 func (*RenewManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenewManifest) GetRepository() string {
@@ -1424,7 +1529,7 @@ type PutSigningKey struct {
 
 func (x *PutSigningKey) Reset() {
 	*x = PutSigningKey{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1541,7 @@ func (x *PutSigningKey) String() string {
 func (*PutSigningKey) ProtoMessage() {}
 
 func (x *PutSigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1554,7 @@ func (x *PutSigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSigningKey.ProtoReflect.Descriptor instead.
 func (*PutSigningKey) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutSigningKey) GetKey() *SigningKey {
@@ -1481,7 +1586,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1598,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1611,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -1559,7 +1664,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1676,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1689,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -1612,7 +1717,7 @@ type Result struct {
 	UploadSize uint64 `protobuf:"varint,3,opt,name=upload_size,json=uploadSize,proto3" json:"upload_size,omitempty"`
 	// The missing references, with REFUSAL_REFERENCE_UNKNOWN.
 	Digests []string `protobuf:"bytes,4,rep,name=digests,proto3" json:"digests,omitempty"`
-	// How many records an Expire dropped.
+	// How many records an Expire dropped, or tags a DeleteTagsOf.
 	Expired uint32 `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
 	// How many untagged manifests an Expire has put off, since their subject is there.
 	Renewed uint32 `protobuf:"varint,8,opt,name=renewed,proto3" json:"renewed,omitempty"`
@@ -1626,7 +1731,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1743,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1756,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19}
+	return file_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -1714,7 +1819,7 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xe1\b\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xa1\t\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -1740,7 +1845,8 @@ const file_command_proto_rawDesc = "" +
 	"\x0fdelete_manifest\x18\x1f \x01(\v2\x18.atoll.v1.DeleteManifestH\x00R\x0edeleteManifest\x124\n" +
 	"\n" +
 	"delete_tag\x18  \x01(\v2\x13.atoll.v1.DeleteTagH\x00R\tdeleteTag\x12@\n" +
-	"\x0erenew_manifest\x18! \x01(\v2\x17.atoll.v1.RenewManifestH\x00R\rrenewManifest\x12*\n" +
+	"\x0erenew_manifest\x18! \x01(\v2\x17.atoll.v1.RenewManifestH\x00R\rrenewManifest\x12>\n" +
+	"\x0edelete_tags_of\x18\" \x01(\v2\x16.atoll.v1.DeleteTagsOfH\x00R\fdeleteTagsOf\x12*\n" +
 	"\x06expire\x18( \x01(\v2\x10.atoll.v1.ExpireH\x00R\x06expire\x126\n" +
 	"\n" +
 	"checkpoint\x18) \x01(\v2\x14.atoll.v1.CheckpointH\x00R\n" +
@@ -1775,7 +1881,7 @@ const file_command_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"\xc6\x01\n" +
+	"repository\"\xe8\x01\n" +
 	"\n" +
 	"CommitBlob\x12\x1e\n" +
 	"\n" +
@@ -1785,7 +1891,8 @@ const file_command_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1b\n" +
 	"\tupload_id\x18\x04 \x01(\tR\buploadId\x12#\n" +
 	"\rexpected_size\x18\x05 \x01(\x04R\fexpectedSize\x12*\n" +
-	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextents\"W\n" +
+	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12 \n" +
+	"\vunreachable\x18\a \x03(\tR\vunreachable\"W\n" +
 	"\tMountBlob\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1808,7 +1915,7 @@ const file_command_proto_rawDesc = "" +
 	"\amissing\x18\x02 \x01(\bR\amissing\x12\x18\n" +
 	"\adigests\x18\x03 \x03(\tR\adigests\x12\x1f\n" +
 	"\vnot_digests\x18\x04 \x03(\tR\n" +
-	"notDigests\"\x86\x02\n" +
+	"notDigests\"\xa8\x02\n" +
 	"\vPutManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1817,13 +1924,21 @@ const file_command_proto_rawDesc = "" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12*\n" +
 	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12:\n" +
 	"\fprecondition\x18\x05 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\x12+\n" +
-	"\x11require_manifests\x18\x06 \x01(\bR\x10requireManifests\"\x84\x01\n" +
+	"\x11require_manifests\x18\x06 \x01(\bR\x10requireManifests\x12 \n" +
+	"\vunreachable\x18\a \x03(\tR\vunreachable\"\x84\x01\n" +
 	"\x0eDeleteManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
 	"repository\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12:\n" +
-	"\fprecondition\x18\x03 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"y\n" +
+	"\fprecondition\x18\x03 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"\x98\x01\n" +
+	"\fDeleteTagsOf\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12:\n" +
+	"\fprecondition\x18\x04 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\"y\n" +
 	"\tDeleteTag\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1891,7 +2006,7 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_command_proto_goTypes = []any{
 	(Refusal)(0),           // 0: atoll.v1.Refusal
 	(*Command)(nil),        // 1: atoll.v1.Command
@@ -1908,18 +2023,19 @@ var file_command_proto_goTypes = []any{
 	(*Precondition)(nil),   // 12: atoll.v1.Precondition
 	(*PutManifest)(nil),    // 13: atoll.v1.PutManifest
 	(*DeleteManifest)(nil), // 14: atoll.v1.DeleteManifest
-	(*DeleteTag)(nil),      // 15: atoll.v1.DeleteTag
-	(*RenewManifest)(nil),  // 16: atoll.v1.RenewManifest
-	(*PutSigningKey)(nil),  // 17: atoll.v1.PutSigningKey
-	(*Expire)(nil),         // 18: atoll.v1.Expire
-	(*Checkpoint)(nil),     // 19: atoll.v1.Checkpoint
-	(*Result)(nil),         // 20: atoll.v1.Result
-	(*Node)(nil),           // 21: atoll.v1.Node
-	(NodeState)(0),         // 22: atoll.v1.NodeState
-	(*Extent)(nil),         // 23: atoll.v1.Extent
-	(*HashState)(nil),      // 24: atoll.v1.HashState
-	(*Manifest)(nil),       // 25: atoll.v1.Manifest
-	(*SigningKey)(nil),     // 26: atoll.v1.SigningKey
+	(*DeleteTagsOf)(nil),   // 15: atoll.v1.DeleteTagsOf
+	(*DeleteTag)(nil),      // 16: atoll.v1.DeleteTag
+	(*RenewManifest)(nil),  // 17: atoll.v1.RenewManifest
+	(*PutSigningKey)(nil),  // 18: atoll.v1.PutSigningKey
+	(*Expire)(nil),         // 19: atoll.v1.Expire
+	(*Checkpoint)(nil),     // 20: atoll.v1.Checkpoint
+	(*Result)(nil),         // 21: atoll.v1.Result
+	(*Node)(nil),           // 22: atoll.v1.Node
+	(NodeState)(0),         // 23: atoll.v1.NodeState
+	(*Extent)(nil),         // 24: atoll.v1.Extent
+	(*HashState)(nil),      // 25: atoll.v1.HashState
+	(*Manifest)(nil),       // 26: atoll.v1.Manifest
+	(*SigningKey)(nil),     // 27: atoll.v1.SigningKey
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
@@ -1934,28 +2050,30 @@ var file_command_proto_depIdxs = []int32{
 	11, // 9: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
 	13, // 10: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
 	14, // 11: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
-	15, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
-	16, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
-	18, // 14: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	19, // 15: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
-	17, // 16: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
-	21, // 17: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	22, // 18: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	23, // 19: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	24, // 20: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	23, // 21: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	25, // 22: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	23, // 23: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	12, // 24: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 25: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 26: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	26, // 27: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	0,  // 28: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	16, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
+	17, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
+	15, // 14: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
+	19, // 15: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	20, // 16: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	18, // 17: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
+	22, // 18: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	23, // 19: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	24, // 20: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	25, // 21: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	24, // 22: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	26, // 23: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	24, // 24: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	12, // 25: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 26: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 27: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	12, // 28: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	27, // 29: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	0,  // 30: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -1979,6 +2097,7 @@ func file_command_proto_init() {
 		(*Command_DeleteManifest)(nil),
 		(*Command_DeleteTag)(nil),
 		(*Command_RenewManifest)(nil),
+		(*Command_DeleteTagsOf)(nil),
 		(*Command_Expire)(nil),
 		(*Command_Checkpoint)(nil),
 		(*Command_PutSigningKey)(nil),
@@ -1989,7 +2108,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
