@@ -11,7 +11,7 @@ import (
 // operationsHandler serves the probes and metrics. Nothing on it needs or
 // gives rights.
 //
-//	/livez        the process runs and has not met an error that it can't survive
+//	/livez        the process answers: one that meets an error that it can't survive ends
 //	/readyz       the node can serve everything: for the balancer
 //	/readyz/read  the node can serve reads by digest, which need no quorum
 //	/metrics      Prometheus

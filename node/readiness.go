@@ -23,8 +23,9 @@ type readiness struct {
 
 	joined  atomic.Bool
 	closing atomic.Bool
-	// lastRead is when a linearizable read last succeeded, Unix nanoseconds.
-	lastRead atomic.Int64
+	// lastRead is when a linearizable read last succeeded; nil for never. It has a
+	// monotonic reading, so that setting the clock does not count as silence.
+	lastRead atomic.Pointer[time.Time]
 }
 
 // Run reads again and again.
@@ -32,7 +33,8 @@ func (r *readiness) Run(ctx context.Context) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, readinessGrace)
 		if err := r.readIndex(attempt); err == nil {
-			r.lastRead.Store(time.Now().UnixNano())
+			now := time.Now()
+			r.lastRead.Store(&now)
 		}
 		cancel()
 		if pause(ctx, readinessInterval) != nil {
@@ -59,10 +61,10 @@ func (r *readiness) forWrites() error {
 		return err
 	}
 	last := r.lastRead.Load()
-	if last == 0 {
+	if last == nil {
 		return fmt.Errorf("no contact with a majority of the voters yet")
 	}
-	if age := time.Since(time.Unix(0, last)); age > readinessGrace {
+	if age := time.Since(*last); age > readinessGrace {
 		return fmt.Errorf("no contact with a majority of the voters for %s", age.Round(time.Second))
 	}
 	return nil
