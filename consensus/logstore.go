@@ -209,8 +209,26 @@ func (s *stableStore) Get(key []byte) ([]byte, error) {
 	return value, nil
 }
 
-// SetUint64 stores a number durably. It returns nil or not at all.
+// What Raft calls the two halves of a vote (raft.go, keyLastVoteTerm and
+// keyLastVoteCand). It writes the term first.
+const (
+	voteTermKey      = "LastVoteTerm"
+	voteCandidateKey = "LastVoteCand"
+)
+
+// nobody is a candidate that no node is.
+const nobody = "\x00"
+
+// SetUint64 stores a number durably. It returns nil or not at all. Before the term
+// of a new vote, the candidate of the last one is taken away: a crash between the
+// two would leave a vote for that candidate in the new term, and Raft grants it
+// again without a look at the candidate's log.
 func (s *stableStore) SetUint64(key []byte, value uint64) error {
+	if string(key) == voteTermKey {
+		if err := s.Set([]byte(voteCandidateKey), []byte(nobody)); err != nil {
+			return err
+		}
+	}
 	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
 }
 

@@ -235,6 +235,17 @@ func TestFrontStaysWhileASnapshotIsSent(t *testing.T) {
 	check(0, 0)
 }
 
+// A crash between the halves of a vote leaves a vote for nobody.
+func TestTornVote(t *testing.T) {
+	s, _ := testStorage(t, t.TempDir(), testMachine(t), nil)
+	_ = s.stable.SetUint64([]byte(voteTermKey), 1)
+	_ = s.stable.Set([]byte(voteCandidateKey), []byte("n1"))
+	_ = s.stable.SetUint64([]byte(voteTermKey), 2)
+	if candidate, err := s.stable.Get([]byte(voteCandidateKey)); err != nil || string(candidate) != nobody {
+		t.Errorf("the vote in the new term is for %q (%v)", candidate, err)
+	}
+}
+
 func TestStableStore(t *testing.T) {
 	s, life := testStorage(t, t.TempDir(), testMachine(t), nil)
 	if _, err := s.stable.GetUint64([]byte("n")); err == nil || err.Error() != "not found" {
