@@ -39,16 +39,16 @@ var (
 	scriptLacking   = imageManifest(ociImage, ociConfig, scriptConfig, ociLayer, []byte("nowhere"), "")
 	scriptArtifact  = imageManifest(ociImage, "application/vnd.example.thing", scriptEmpty, "text/plain", scriptOther, "")
 	scriptSignature = imageManifest(ociImage, "application/vnd.example.signature", scriptEmpty, "text/plain", scriptOther,
-		`,"subject":`+descriptor(ociImage, scriptImage))
+		`,"subject":`+descriptorJSON(ociImage, scriptImage))
 	scriptForeign = imageManifest(ociImage, ociConfig, scriptConfig, "application/vnd.oci.image.layer.nondistributable.v1.tar", []byte("elsewhere"), "")
-	scriptIndex   = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, ociIndex, descriptor(ociImage, scriptImage))
+	scriptIndex   = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, ociIndex, descriptorJSON(ociImage, scriptImage))
 	scriptList    = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, dockerList,
-		strings.TrimSuffix(descriptor(dockerImageType, scriptDocker), "}")+`,"platform":{"architecture":"amd64","os":"linux"}}`)
-	scriptSparse  = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, ociIndex, descriptor(ociImage, []byte("nowhere")))
+		strings.TrimSuffix(descriptorJSON(dockerImageType, scriptDocker), "}")+`,"platform":{"architecture":"amd64","os":"linux"}}`)
+	scriptSparse  = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, ociIndex, descriptorJSON(ociImage, []byte("nowhere")))
 	scriptHollow  = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[]}`, ociIndex)
 	scriptOld     = []byte(`{"schemaVersion":1,"name":"lib/app","tag":"old","architecture":"amd64","fsLayers":[],"history":[]}`)
 	scriptUntyped = imageManifest("", ociConfig, scriptConfig, ociLayer, scriptLayer, "")
-	scriptBoth    = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[],"manifests":[]}`, ociImage, descriptor(ociConfig, scriptConfig))
+	scriptBoth    = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[],"manifests":[]}`, ociImage, descriptorJSON(ociConfig, scriptConfig))
 )
 
 const (
@@ -129,7 +129,7 @@ func shape(response *http.Response, body []byte) string {
 	return fmt.Sprintf("%.60q", body)
 }
 
-func descriptor(mediaType string, content []byte) string {
+func descriptorJSON(mediaType string, content []byte) string {
 	return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, mediaType, digestOf(content), len(content))
 }
 
@@ -138,7 +138,7 @@ func imageManifest(mediaType, configType string, config []byte, layerType string
 	if mediaType != "" {
 		mediaType = fmt.Sprintf(`"mediaType":%q,`, mediaType)
 	}
-	return fmt.Appendf(nil, `{"schemaVersion":2,%s"config":%s,"layers":[%s]%s}`, mediaType, descriptor(configType, config), descriptor(layerType, layer), rest)
+	return fmt.Appendf(nil, `{"schemaVersion":2,%s"config":%s,"layers":[%s]%s}`, mediaType, descriptorJSON(configType, config), descriptorJSON(layerType, layer), rest)
 }
 
 // differencesScript is the row of requests, in which each step builds on those before.
