@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -140,6 +141,14 @@ func (p *connPool) Conn(address string) (grpc.ClientConnInterface, error) {
 	}
 	p.conns[address] = conn
 	return conn, nil
+}
+
+// connected tells whether there is a connection to an address right now.
+func (p *connPool) connected(address string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conn, ok := p.conns[address]
+	return ok && conn.GetState() == connectivity.Ready
 }
 
 func (p *connPool) options() []grpc.DialOption {

@@ -12,16 +12,20 @@ import (
 type homes struct {
 	peers   *peers
 	members func() []*atoll.Node
+	// serves tells whether clients that are sent to another node are served there.
+	serves func(member *atoll.Node) bool
 }
 
-// Home implements gateway.Homes. A holder that clients can't reach is nobody's
-// home, unless it is this node, which they have reached.
+// Home implements gateway.Homes. A holder that clients can't reach, or that might
+// be dead, is nobody's home, unless it is this node, which they have reached.
 func (h homes) Home(digest string, extents []*atoll.Extent) gateway.Home {
+	self := h.peers.Self()
 	urls := map[string]string{}
 	for _, member := range h.members() {
-		urls[member.Id] = member.RedirectUrl
+		if member.Id != self && member.RedirectUrl != "" && h.serves(member) {
+			urls[member.Id] = member.RedirectUrl
+		}
 	}
-	self := h.peers.Self()
 	nodes := slices.DeleteFunc(h.peers.Nodes(), func(n blobstore.NodeInfo) bool { return n.ID != self && urls[n.ID] == "" })
 	id := blobstore.Home(nodes, digest, extents)
 	return gateway.Home{URL: urls[id], Self: id == self, AtHand: atHand(self, extents)}

@@ -44,7 +44,8 @@ func (m *membership) Identify(context.Context, *atoll.IdentifyRequest) (*atoll.I
 }
 
 // Heartbeat says how this node is.
-func (m *membership) Heartbeat(context.Context, *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
+func (m *membership) Heartbeat(_ context.Context, request *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
+	m.peers.note(request.NodeId)
 	return m.peers.stats(), nil
 }
 

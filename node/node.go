@@ -284,7 +284,7 @@ func (p *parts) openGateway() (err error) {
 	handler := gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
-		Homes: homes{p.peers, p.members}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
+		Homes: homes{p.peers, p.members, p.peers.servesClients}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
@@ -324,7 +324,8 @@ func (p *parts) heartbeat() *atoll.HeartbeatResponse {
 	checkpoint, hash := p.machine.Checkpoint()
 	return &atoll.HeartbeatResponse{
 		NodeId: p.self.Id, FreeBytes: free, CapacityBytes: capacity, AppliedIndex: applied,
-		CheckpointIndex: checkpoint, CheckpointHash: hash, Closing: p.ready.closing.Load(),
+		CheckpointIndex: checkpoint, CheckpointHash: hash,
+		Closing: p.ready.closing.Load(), Ready: p.ready.forWrites() == nil,
 	}
 }
 

@@ -27,6 +27,10 @@ const (
 	// suspectFor keeps a node that stalled out of new placements even if it
 	// answers heartbeats, as one with a hung disk does.
 	suspectFor = 10 * time.Second
+	// promptFor is how lately a node must have answered for clients to be sent to
+	// it: one question, and as long again for a busy node. Clients that end up at a
+	// dead node fail, so that here doubt counts against it.
+	promptFor = 2 * heartbeatInterval
 )
 
 // peers watches the cluster's nodes by heartbeats and tells blobstore which of
@@ -50,6 +54,8 @@ type peer struct {
 	answered     time.Time // zero if never
 	stats        *atoll.HeartbeatResponse
 	suspectUntil time.Time
+	// asked is when it last asked this node how it is.
+	asked time.Time
 	// lostAt is when the connection failed: only an answer to a question asked
 	// later shows that the node is back.
 	lostAt  time.Time
@@ -111,7 +117,7 @@ func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	var answer *atoll.HeartbeatResponse
 	conn, err := p.pool.Conn(member.ClusterAddress)
 	if err == nil {
-		answer, err = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{})
+		answer, err = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{NodeId: p.self})
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,6 +159,50 @@ func (p *peers) nameOf(id string) string {
 func (k *peer) isHealthy(now time.Time) bool {
 	return k.stats != nil && !k.stats.Closing && now.Sub(k.answered) < healthyFor &&
 		k.answered.After(k.lostAt) && now.After(k.suspectUntil)
+}
+
+// isPrompt says whether clients may be sent there.
+func (k *peer) isPrompt(now time.Time) bool {
+	return k.isHealthy(now) && k.stats.Ready && now.Sub(k.answered) < promptFor
+}
+
+// servesClients tells whether a client that is sent to another node now will be
+// served there, as far as can be known: the node said so a moment ago, and the
+// connection to it stands. That breaks at once when the process dies.
+func (p *peers) servesClients(member *atoll.Node) bool {
+	p.mu.Lock()
+	known := p.known[member.Id]
+	prompt := known != nil && known.isPrompt(time.Now())
+	p.mu.Unlock()
+	return prompt && p.pool.connected(member.ClusterAddress)
+}
+
+// note takes down that a node asks this one how it is.
+func (p *peers) note(nodeID string) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.known[nodeID]; known != nil {
+		known.asked = now
+	}
+}
+
+// askedSince counts the nodes that are there and have asked since then, and those
+// that have not, so that they can't know yet what has become of this one.
+func (p *peers) askedSince(then time.Time) (asked, missing int) {
+	for _, member := range p.members() {
+		if member.Id == p.self || !p.pool.connected(member.ClusterAddress) {
+			continue
+		}
+		p.mu.Lock()
+		if known := p.known[member.Id]; known != nil && known.asked.After(then) {
+			asked++
+		} else {
+			missing++
+		}
+		p.mu.Unlock()
+	}
+	return asked, missing
 }
 
 // Self is this node's id.

@@ -14,6 +14,13 @@ import (
 const (
 	// handOverTimeout bounds the search for a new leader when this one stops.
 	handOverTimeout = 5 * time.Second
+	// farewellTimeout bounds how long a node that stops still takes clients in for
+	// the sake of nodes that may be sending some: all should ask how it is by then.
+	farewellTimeout = heartbeatInterval + heartbeatTimeout
+	// followTime is how long clients that were sent here may take to arrive.
+	followTime = 500 * time.Millisecond
+	// farewellPoll is the pause between two looks at who has asked.
+	farewellPoll = 20 * time.Millisecond
 	// graceTimeout bounds the end of what is left once clients are served.
 	graceTimeout = 5 * time.Second
 	// headerTimeout bounds the header of a request to the operations port and the
@@ -52,7 +59,7 @@ func (p *parts) run(ctx context.Context) error {
 		p.log.Info().Msg("stopping")
 	case <-work.Done(): // a part failed; Wait tells which
 	}
-	p.stop(cancel, operations, adminServer)
+	p.stop(work, cancel, operations, adminServer)
 	return group.Wait()
 }
 
@@ -89,8 +96,9 @@ func (p *parts) join(ctx, work context.Context) error {
 }
 
 // stop ends the service in order. Each step has a bound, so that the whole has.
-func (p *parts) stop(cancel context.CancelFunc, operations, adminServer *http.Server) {
+func (p *parts) stop(work context.Context, cancel context.CancelFunc, operations, adminServer *http.Server) {
 	p.ready.closing.Store(true)
+	since := time.Now()
 	if p.replica.IsLeader() {
 		ctx, done := context.WithTimeout(context.Background(), handOverTimeout)
 		if err := p.replica.TransferLeadership(ctx); err != nil {
@@ -98,6 +106,7 @@ func (p *parts) stop(cancel context.CancelFunc, operations, adminServer *http.Se
 		}
 		done()
 	}
+	p.farewell(work, since)
 	ctx, done := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout)
 	defer done()
 	if err := p.registry.Shutdown(ctx); err != nil {
@@ -108,6 +117,26 @@ func (p *parts) stop(cancel context.CancelFunc, operations, adminServer *http.Se
 	operations.Close()
 	adminServer.Close()
 	p.stopRPC()
+}
+
+// farewell waits until no other node sends clients here any more, if any may: until
+// they all have asked since this node began to say that it is closing. Those that
+// it sent before still have to arrive. It ends at once if a part has failed, since
+// there may be nothing left to serve with.
+func (p *parts) farewell(work context.Context, since time.Time) {
+	asked, missing := p.peers.askedSince(since)
+	if p.cfg.Registry.URL == "" || asked+missing == 0 {
+		return
+	}
+	ctx, done := context.WithTimeout(work, farewellTimeout)
+	defer done()
+	for missing > 0 {
+		if pause(ctx, farewellPoll) != nil {
+			return
+		}
+		_, missing = p.peers.askedSince(since)
+	}
+	_ = pause(ctx, followTime) // if that ends early, so does all
 }
 
 func (p *parts) stopRPC() {

@@ -218,7 +218,9 @@ func (x *JoinResponse) GetClusterId() string {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that asks.
+	NodeId        string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +255,13 @@ func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
 	return file_node_proto_rawDescGZIP(), []int{4}
 }
 
+func (x *HeartbeatRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
 type HeartbeatResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -264,7 +273,9 @@ type HeartbeatResponse struct {
 	CheckpointIndex uint64 `protobuf:"varint,5,opt,name=checkpoint_index,json=checkpointIndex,proto3" json:"checkpoint_index,omitempty"`
 	CheckpointHash  []byte `protobuf:"bytes,6,opt,name=checkpoint_hash,json=checkpointHash,proto3" json:"checkpoint_hash,omitempty"`
 	// True while the node shuts down or refuses new shards.
-	Closing       bool `protobuf:"varint,7,opt,name=closing,proto3" json:"closing,omitempty"`
+	Closing bool `protobuf:"varint,7,opt,name=closing,proto3" json:"closing,omitempty"`
+	// True while the node can serve everything to clients.
+	Ready         bool `protobuf:"varint,8,opt,name=ready,proto3" json:"ready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +359,13 @@ func (x *HeartbeatResponse) GetClosing() bool {
 	return false
 }
 
+func (x *HeartbeatResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -366,8 +384,9 @@ const file_node_proto_rawDesc = "" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\"-\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x01 \x01(\tR\tclusterId\"\x12\n" +
-	"\x10HeartbeatRequest\"\x85\x02\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
+	"\x10HeartbeatRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x9b\x02\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -376,7 +395,8 @@ const file_node_proto_rawDesc = "" +
 	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12)\n" +
 	"\x10checkpoint_index\x18\x05 \x01(\x04R\x0fcheckpointIndex\x12'\n" +
 	"\x0fcheckpoint_hash\x18\x06 \x01(\fR\x0echeckpointHash\x12\x18\n" +
-	"\aclosing\x18\a \x01(\bR\aclosing2\xcc\x01\n" +
+	"\aclosing\x18\a \x01(\bR\aclosing\x12\x14\n" +
+	"\x05ready\x18\b \x01(\bR\x05ready2\xcc\x01\n" +
 	"\n" +
 	"Membership\x12A\n" +
 	"\bIdentify\x12\x19.atoll.v1.IdentifyRequest\x1a\x1a.atoll.v1.IdentifyResponse\x125\n" +
