@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,10 @@ type origin struct {
 	// scheme is "http" or "https", host what the client takes for the registry's
 	// host, with its port if it named one.
 	scheme, host string
+	// schemeKnown and hostKnown are false if there is a proxy on the way that does not
+	// say which ones the client used, or is not trusted to. Then scheme and host are
+	// what the proxy used.
+	schemeKnown, hostKnown bool
 }
 
 // maxForwardedElements bounds the proxies that are looked through. Further ones,
@@ -24,12 +29,13 @@ const maxForwardedElements = 16
 
 // originOf reads a request's origin. What Forwarded (RFC 7239) or the older
 // X-Forwarded-For, -Proto and -Host say counts only as far as trusted proxies
-// have written it: a client can send these headers itself. With X-Forwarded-For
-// there, Forwarded does not count, so that the headers of a proxy that knows only
-// one of them can't be outdone by a client's other one; a proxy that writes
-// Forwarded must take X-Forwarded-For out.
+// have written it: a client can send these headers itself. With any of the older
+// ones there, Forwarded does not count, so that the headers of a proxy that knows
+// only one kind can't be outdone by a client's other one; a proxy that writes
+// Forwarded must take the others out.
 func originOf(r *http.Request, trusted []netip.Prefix) origin {
-	o := origin{scheme: "http", host: r.Host}
+	direct := !isForwarded(r.Header)
+	o := origin{scheme: "http", host: r.Host, schemeKnown: direct, hostKnown: direct}
 	if r.TLS != nil {
 		o.scheme = "https"
 	}
@@ -42,10 +48,11 @@ func originOf(r *http.Request, trusted []netip.Prefix) origin {
 	hops := forwardedHops(r.Header)
 	for i := len(hops) - 1; i >= 0 && len(hops)-i <= maxForwardedElements; i-- {
 		hop := hops[i]
-		if hop.scheme == "http" || hop.scheme == "https" {
+		// Further out is nearer to the client: what this one does not say is not known.
+		if o.schemeKnown = hop.scheme == "http" || hop.scheme == "https"; o.schemeKnown {
 			o.scheme = hop.scheme
 		}
-		if validHost(hop.host) {
+		if o.hostKnown = validHost(hop.host); o.hostKnown {
 			o.host = hop.host
 		}
 		if !hop.client.IsValid() {
@@ -65,13 +72,24 @@ type hop struct {
 	scheme, host string
 }
 
+// isForwarded says whether some proxy, trusted or not, has left its trace.
+func isForwarded(header http.Header) bool {
+	return slices.ContainsFunc([]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"}, func(name string) bool {
+		return len(header[name]) > 0
+	})
+}
+
 // forwardedHops returns the hops, the one nearest to this node last.
 func forwardedHops(header http.Header) []hop {
 	clients := listOf(header.Values("X-Forwarded-For"))
-	if len(clients) == 0 {
-		return parseForwarded(header.Values("Forwarded"))
-	}
 	schemes, hosts := listOf(header.Values("X-Forwarded-Proto")), listOf(header.Values("X-Forwarded-Host"))
+	switch {
+	case len(clients)+len(schemes)+len(hosts) == 0:
+		return parseForwarded(header.Values("Forwarded"))
+	case len(clients) == 0:
+		// A proxy that keeps the client's address to itself; it wrote last.
+		return []hop{{scheme: strings.ToLower(last(schemes)), host: last(hosts)}}
+	}
 	hops := make([]hop, len(clients))
 	for i, client := range clients {
 		hops[i] = hop{client: parseNode(client), scheme: strings.ToLower(at(schemes, i, len(clients))), host: at(hosts, i, len(clients))}
@@ -90,6 +108,14 @@ func at(list []string, i, n int) string {
 	default:
 		return ""
 	}
+}
+
+// last returns the last element; empty if there is none.
+func last(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[len(list)-1]
 }
 
 // listOf splits the values of a header that is a list of tokens.
@@ -203,10 +229,11 @@ func validHost(host string) bool {
 	return true
 }
 
-// hostname returns a host without its port and brackets, in lower case.
+// hostname returns a host without its port, brackets and final dot, in lower case.
 func hostname(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
-	return strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	return strings.ToLower(strings.TrimSuffix(host, "."))
 }

@@ -16,7 +16,7 @@ func TestOrigin(t *testing.T) {
 		remote string
 		tls    bool
 		header http.Header
-		want   string // client scheme host
+		want   string // client scheme host; a question mark after what is not known
 	}{
 		{name: "direct", remote: "192.0.2.1:5", want: "192.0.2.1 http registry.test:5000"},
 		{name: "direct by TLS", remote: "192.0.2.1:5", tls: true, want: "192.0.2.1 https registry.test:5000"},
@@ -25,7 +25,7 @@ func TestOrigin(t *testing.T) {
 		{
 			name: "a client's own headers", remote: "192.0.2.1:5",
 			header: http.Header{"X-Forwarded-For": {"1.1.1.1"}, "X-Forwarded-Proto": {"https"}, "Forwarded": {"for=1.1.1.1;proto=https;host=evil"}},
-			want:   "192.0.2.1 http registry.test:5000",
+			want:   "192.0.2.1 http? registry.test:5000?",
 		},
 		{
 			name: "one proxy", remote: "10.0.0.1:5",
@@ -40,16 +40,16 @@ func TestOrigin(t *testing.T) {
 		{
 			name: "proxies behind one another", remote: "10.0.0.1:5",
 			header: http.Header{"X-Forwarded-For": {"1.1.1.1, 192.0.2.1", "10.0.0.2"}, "X-Forwarded-Proto": {"gopher, https, http"}},
-			want:   "192.0.2.1 https registry.test:5000",
+			want:   "192.0.2.1 https registry.test:5000?",
 		},
 		{
 			name: "all of them trusted", remote: "10.0.0.1:5", header: http.Header{"X-Forwarded-For": {"10.0.0.3, 10.0.0.2"}},
-			want: "10.0.0.3 http registry.test:5000",
+			want: "10.0.0.3 http? registry.test:5000?",
 		},
 		{
 			name: "Forwarded beside X-Forwarded-For does not count", remote: "10.0.0.1:5",
 			header: http.Header{"X-Forwarded-For": {"192.0.2.1"}, "Forwarded": {"for=1.1.1.1;proto=https;host=evil"}},
-			want:   "192.0.2.1 http registry.test:5000",
+			want:   "192.0.2.1 http? registry.test:5000?",
 		},
 		{
 			name: "Forwarded", remote: "[fd00::1]:5",
@@ -58,19 +58,38 @@ func TestOrigin(t *testing.T) {
 		},
 		{
 			name: "obfuscated", remote: "10.0.0.1:5", header: http.Header{"Forwarded": {"for=1.1.1.1, for=_hidden;proto=https, for=unknown"}},
-			want: "10.0.0.1 http registry.test:5000",
+			want: "10.0.0.1 http? registry.test:5000?",
 		},
 		{
 			name: "quotes hide separators", remote: "10.0.0.1:5", header: http.Header{"Forwarded": {`for=192.0.2.1;secret="a\",;for=1.1.1.1";proto=https`}},
-			want: "192.0.2.1 https registry.test:5000",
+			want: "192.0.2.1 https registry.test:5000?",
 		},
 		{
 			name: "a host that is none", remote: "10.0.0.1:5", header: http.Header{"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Host": {"a/b?c@d"}},
-			want: "192.0.2.1 http registry.test:5000",
+			want: "192.0.2.1 http? registry.test:5000?",
+		},
+		{
+			name: "a proxy that keeps the client's address to itself", remote: "10.0.0.1:5",
+			header: http.Header{"X-Forwarded-Proto": {"http", "HTTPS"}, "X-Forwarded-Host": {"registry.example"}, "Forwarded": {"for=1.1.1.1;proto=http"}},
+			want:   "10.0.0.1 https registry.example",
+		},
+		{
+			name: "the outer proxy does not say what the inner one does", remote: "10.0.0.1:5",
+			header: http.Header{"Forwarded": {"for=192.0.2.1, for=10.0.0.2;proto=https;host=registry.example"}},
+			want:   "192.0.2.1 https? registry.example?",
+		},
+		{
+			name: "neither one scheme for all nor one for each", remote: "10.0.0.1:5",
+			header: http.Header{"X-Forwarded-For": {"192.0.2.1, 10.0.0.3, 10.0.0.2"}, "X-Forwarded-Proto": {"https, http"}},
+			want:   "192.0.2.1 http? registry.test:5000?",
+		},
+		{
+			name: "a trusted proxy that leaves no trace", remote: "10.0.0.1:5",
+			want: "10.0.0.1 http registry.test:5000",
 		},
 		{
 			name: "more proxies than anybody has", remote: "10.0.0.1:5", header: http.Header{"X-Forwarded-For": {strings.Repeat("10.0.0.9,", 100)}},
-			want: "10.0.0.9 http registry.test:5000",
+			want: "10.0.0.9 http? registry.test:5000?",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,7 +102,14 @@ func TestOrigin(t *testing.T) {
 				r.TLS = &tls.ConnectionState{}
 			}
 			o := originOf(r, trusted)
-			if got := o.client.String() + " " + o.scheme + " " + o.host; got != c.want {
+			got := o.client.String() + " " + o.scheme
+			if !o.schemeKnown {
+				got += "?"
+			}
+			if got += " " + o.host; !o.hostKnown {
+				got += "?"
+			}
+			if got != c.want {
 				t.Errorf("origin is %s, not %s", got, c.want)
 			}
 		})

@@ -53,6 +53,7 @@ const (
 	decidedAtHand   decision = "at-hand"  // all of it is on this node's disk
 	decidedSelf     decision = "self"     // this is the home
 	decidedNoHome   decision = "no-home"  // no other node is well and has a URL
+	decidedProxy    decision = "proxy"    // a proxy hides which scheme the client used
 	decidedScheme   decision = "scheme"   // from https to http, or the other way
 	decidedHost     decision = "host"     // clients' guards could refuse it
 	decidedNoKey    decision = "no-key"   // nothing to sign with yet
@@ -133,19 +134,27 @@ func whyNotThere(target string, from origin) decision {
 	}
 	there, here := hostname(to.Host), hostname(from.host)
 	switch {
+	case !from.schemeKnown:
+		return decidedProxy
 	case to.Scheme != from.scheme:
 		return decidedScheme
-	case there == here:
+	case !isAddress(there) && !isLocal(there):
 		return ""
-	case isAddress(there) || isLocal(there):
+	case there != here || !from.hostKnown:
 		return decidedHost
 	}
 	return ""
 }
 
+// isAddress says whether clients take a host for an address. Some read shorter and
+// other notations too, such as 127.1 and 0x7f000001; no name ends with a number.
 func isAddress(host string) bool {
-	_, err := netip.ParseAddr(host)
-	return err == nil
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	label := host[strings.LastIndexByte(host, '.')+1:]
+	digits, hexadecimal := strings.CutPrefix(label, "0x")
+	return strings.Trim(label, "0123456789") == "" || hexadecimal && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 func isLocal(host string) bool {

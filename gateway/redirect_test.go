@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -66,6 +67,11 @@ func (r *redirecting) get(cfg Config, method, target string, header http.Header)
 func TestRedirectDecisions(t *testing.T) {
 	r := newRedirecting(t)
 	const at = "http://registry.test:5000"
+	proxied := Config{
+		Homes:          oneHome{URL: "https://n1.registry.test"},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, // where httptest's requests come from
+	}
+	onAddress := func(cfg Config) Config { cfg.Homes = oneHome{URL: "https://192.0.2.9:5001"}; return cfg }
 	here, there := oneHome{Self: true, URL: "http://registry.test:5001"}, oneHome{URL: "http://registry.test:5001"}
 	for _, c := range []struct {
 		name   string
@@ -80,6 +86,12 @@ func TestRedirectDecisions(t *testing.T) {
 		{name: "other name", cfg: Config{Homes: oneHome{URL: "http://n1.registry.test"}}, why: decidedRedirect},
 		{name: "same address", cfg: Config{Homes: oneHome{URL: "http://192.0.2.1:5001/"}}, base: "http://192.0.2.1:5000", why: decidedRedirect},
 		{name: "same IPv6 address", cfg: Config{Homes: oneHome{URL: "http://[::1]:5001"}}, base: "http://[::1]:5000", why: decidedRedirect},
+		{name: "other case and a final dot", cfg: Config{Homes: oneHome{URL: "http://localhost:5001"}}, base: "http://LOCALHOST.:5000", why: decidedRedirect},
+		{name: "a proxy says how the client came", cfg: proxied, header: http.Header{"X-Forwarded-For": {"1.1.1.1"}, "X-Forwarded-Proto": {"https"}}, why: decidedRedirect},
+		{
+			name: "a proxy says by which address", cfg: onAddress(proxied), why: decidedRedirect,
+			header: http.Header{"Forwarded": {"for=1.1.1.1;proto=https;host=192.0.2.9"}},
+		},
 		{name: "always, small", cfg: Config{Homes: there, Redirect: RedirectAlways}, path: "small", why: decidedRedirect},
 		{name: "always, at hand", cfg: Config{Homes: oneHome{URL: there.URL, AtHand: true}, Redirect: RedirectAlways}, why: decidedRedirect},
 		{name: "off", cfg: Config{Homes: there, Redirect: RedirectOff}, why: decidedOff},
@@ -97,6 +109,18 @@ func TestRedirectDecisions(t *testing.T) {
 		{name: "http to https", cfg: Config{Homes: oneHome{URL: "https://registry.test"}, Redirect: RedirectAlways}, why: decidedScheme},
 		{name: "name to address", cfg: Config{Homes: oneHome{URL: "http://10.0.0.1:5000"}, Redirect: RedirectAlways}, why: decidedHost},
 		{name: "address to address", cfg: Config{Homes: oneHome{URL: "http://127.0.0.2:5000"}, Redirect: RedirectAlways}, base: "http://127.0.0.1", why: decidedHost},
+		{name: "name to what some read as an address", cfg: Config{Homes: oneHome{URL: "http://127.1:5000"}, Redirect: RedirectAlways}, why: decidedHost},
+		{name: "name to a number", cfg: Config{Homes: oneHome{URL: "http://0x7f000001:5000"}, Redirect: RedirectAlways}, why: decidedHost},
+		{name: "name to below localhost", cfg: Config{Homes: oneHome{URL: "http://n1.localhost:5001"}, Redirect: RedirectAlways}, why: decidedHost},
+		{
+			name: "an unknown proxy may have taken TLS off", cfg: Config{Homes: there, Redirect: RedirectAlways}, why: decidedProxy,
+			header: http.Header{"X-Forwarded-Proto": {"https"}},
+		},
+		{name: "a proxy does not say how the client came", cfg: proxied, header: http.Header{"X-Forwarded-For": {"1.1.1.1"}}, why: decidedProxy},
+		{
+			name: "a proxy does not say by which address", cfg: onAddress(proxied), base: "http://192.0.2.9:5000", why: decidedHost,
+			header: http.Header{"X-Forwarded-For": {"1.1.1.1"}, "X-Forwarded-Proto": {"https"}},
+		},
 		{name: "name to localhost", cfg: Config{Homes: oneHome{URL: "http://localhost:5001"}, Redirect: RedirectAlways}, why: decidedHost},
 		{name: "unknown blob", cfg: Config{Homes: there}, path: digestOf(sha256Algorithm, []byte("x"))},
 	} {
@@ -217,6 +241,37 @@ func TestSignatures(t *testing.T) {
 				t.Errorf("body is %s", w.Body)
 			}
 		})
+	}
+}
+
+// Every bit of what a signed URL says counts.
+func TestSignatureBits(t *testing.T) {
+	r := newRedirecting(t)
+	handler := New(Config{}, r.metadata, r.blobs)
+	query := signBlob(testKey(1), "app", r.large, time.Now().Add(time.Hour))
+	status := func(query string) int {
+		request := httptest.NewRequest(http.MethodHead, "/", nil)
+		request.URL = &url.URL{Path: "/v2/app/blobs/" + r.large, RawQuery: query}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, request)
+		return w.Code
+	}
+	if got := status(query); got != http.StatusOK {
+		t.Fatalf("signed: %d", got)
+	}
+	for name, values := range mustParse(t, query) {
+		for i := range values[0] {
+			for bit := range 8 {
+				changed, value := mustParse(t, query), []byte(values[0])
+				value[i] ^= 1 << bit
+				if changed.Set(name, string(value)); strings.EqualFold(string(value), values[0]) {
+					continue // hexadecimal digits have two cases
+				}
+				if got := status(changed.Encode()); got != http.StatusForbidden {
+					t.Errorf("%s=%q instead of %q: %d", name, value, values[0], got)
+				}
+			}
+		}
 	}
 }
 
