@@ -282,8 +282,13 @@ func checkAddress(address string, listen bool) error {
 	return nil
 }
 
-// minRedirectTTL leaves a client time to follow.
-const minRedirectTTL = 5 * time.Second
+const (
+	// minRedirectTTL leaves a client time to follow.
+	minRedirectTTL = 5 * time.Second
+	// maxRedirectTTL bounds how long whoever has seen a signed URL can read the blob.
+	// Keys live for much longer.
+	maxRedirectTTL = 24 * time.Hour
+)
 
 func (c *RegistryConfig) validate() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -292,6 +297,8 @@ func (c *RegistryConfig) validate() (faults []error) {
 	case c.URL == "":
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
 		fault("registry.url: %q is not an http or https URL", c.URL)
+	case !isDestination(u.Hostname()):
+		fault("registry.url: %q names no host that a client could connect to", c.URL)
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 		fault("registry.url: %q has more than a scheme, a host and a port", c.URL)
 	}
@@ -304,10 +311,20 @@ func (c *RegistryConfig) validate() (faults []error) {
 	if c.RedirectTTL < minRedirectTTL {
 		fault("registry.redirect-ttl: %s is less than %s, in which a client has to follow", c.RedirectTTL, minRedirectTTL)
 	}
+	if c.RedirectTTL > maxRedirectTTL {
+		fault("registry.redirect-ttl: %s is more than %s", c.RedirectTTL, maxRedirectTTL)
+	}
 	if _, err := c.trustedProxies(); err != nil {
 		faults = append(faults, err)
 	}
 	return append(faults, c.validateTLS()...)
+}
+
+// isDestination says whether a host can be connected to: 0.0.0.0 and :: can only
+// be listened on.
+func isDestination(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host != "" && (err != nil || !address.Unmap().IsUnspecified())
 }
 
 // trustedProxies reads the networks of TrustedProxies. A single address is a

@@ -78,3 +78,31 @@ func TestUntaggedManifestsOutliveTheGrace(t *testing.T) {
 		}
 	}
 }
+
+// A URL that is no place to send clients to is a fault.
+func TestRegistryURL(t *testing.T) {
+	for url, valid := range map[string]bool{
+		"http://n1.example:5000": true, "https://n1.example/": true, "http://[::1]:5000": true,
+		"http://:5000": false, "http://0.0.0.0:5000": false, "http://[::]:5000": false, "http://[::ffff:0.0.0.0]": false,
+		"http://n1/registry": false, "http://n1?x=1": false, "http://me@n1": false, "http://n1:port": false, "n1:5000": false,
+	} {
+		cfg := validConfig()
+		cfg.Registry.URL = url
+		err := cfg.Validate()
+		if (err == nil) != valid || err != nil && !strings.Contains(err.Error(), "registry.url: ") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+func TestRedirectTTL(t *testing.T) {
+	for ttl, valid := range map[time.Duration]bool{
+		minRedirectTTL - 1: false, minRedirectTTL: true, maxRedirectTTL: true, maxRedirectTTL + 1: false,
+	} {
+		cfg := validConfig()
+		cfg.Registry.RedirectTTL = ttl
+		if err := cfg.Validate(); (err == nil) != valid || err != nil && !strings.Contains(err.Error(), "registry.redirect-ttl: ") {
+			t.Errorf("%s: %v", ttl, err)
+		}
+	}
+}
