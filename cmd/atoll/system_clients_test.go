@@ -59,6 +59,21 @@ func (c *devCluster) decisions(reason string) (total int) {
 	return total
 }
 
+// wantRedirected repeats a pull until one of its blobs was redirected, and wants
+// the client to have followed. Right after a start the nodes may not know yet that
+// the others are well.
+func (c *devCluster) wantRedirected(client string, pull func()) {
+	c.t.Helper()
+	redirected, followed := c.decisions("redirect"), c.decisions("signed")
+	eventually(c.t, formTimeout, client+" is redirected", func() bool {
+		pull()
+		return c.decisions("redirect") > redirected
+	})
+	if redirected, followed := c.decisions("redirect")-redirected, c.decisions("signed")-followed; redirected != followed {
+		c.t.Errorf("%s was redirected %d times, and followed %d times", client, redirected, followed)
+	}
+}
+
 // gone checks that a manifest can't be had any more.
 func gone(t *testing.T, host, name string) {
 	t.Helper()

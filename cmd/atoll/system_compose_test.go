@@ -155,6 +155,7 @@ func TestCompose(t *testing.T) {
 	command(t, "docker", "push", "--quiet", name)
 	pull := func() { command(t, "docker", "pull", "--quiet", name) }
 	repullDocker(t, name, id, pull)
+	c.wantNoRedirect(pushed{name: "compose/app:one"})
 
 	for _, victim := range []string{"n1", "n2", "n3"} {
 		c.run("kill", victim)
@@ -182,6 +183,28 @@ func TestCompose(t *testing.T) {
 	})
 	if got := httpStatus(t, "http://"+c.host+"/v2/compose/app/manifests/one"); got != http.StatusServiceUnavailable && got != 0 {
 		t.Errorf("without a quorum a tag answers %d, want 503", got)
+	}
+}
+
+// wantNoRedirect checks that the balancer's clients get all of an image from it:
+// they reach no node.
+func (c *compose) wantNoRedirect(image pushed) {
+	c.t.Helper()
+	for _, digest := range image.layers(c.t, c.host) {
+		repository, _, _ := strings.Cut(image.name, ":")
+		for range 3 { // whoever's turn it is
+			request, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, "http://"+c.host+"/v2/"+repository+"/blobs/"+digest, nil)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			response, err := http.DefaultTransport.RoundTrip(request)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if response.Body.Close(); response.StatusCode != http.StatusOK {
+				c.t.Errorf("GET of %s answers %s %s", digest, response.Status, response.Header.Get("Location"))
+			}
+		}
 	}
 }
 

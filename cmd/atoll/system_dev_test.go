@@ -43,6 +43,13 @@ func TestDevCluster(t *testing.T) {
 		command(t, "skopeo", "copy", "--src-tls-verify=false", "docker://"+host+"/"+second.name, "dir:"+target)
 		verifySkopeoDir(t, target, first.digest)
 	}
+	c.wantRedirected("crane", func() {
+		for _, id := range []string{"n1", "n2", "n3"} {
+			target := filepath.Join(t.TempDir(), "image.tar")
+			command(t, program(t, "crane"), "pull", c.host(id)+"/"+first.name, target)
+			command(t, program(t, "crane"), "validate", "--tarball", target)
+		}
+	})
 	c.waitHealthy()
 	if blobs := c.status().Blobs; blobs.Whole < 4 || blobs.Degraded != 0 || blobs.Lost != 0 {
 		t.Errorf("blobs are %+v, want at least 4, all whole", blobs)
@@ -255,7 +262,8 @@ func replaceFlag(argv []string, flag, value string) []string {
 
 // Ctrl-C lets a running transfer finish.
 func TestStopFinishesTransfers(t *testing.T) {
-	c := startDev(t, t.TempDir())
+	// The bytes must come through the proxy, which sees how far a pull is.
+	c := startDev(t, t.TempDir(), "--set=registry.redirect=off")
 	image := cranePush(t, c.host(""), "app:one", makeImage(t, 24<<20))
 	proxy := startPacedProxy(t, c.host(""))
 	layer := image.layers(t, c.host(""))[1]

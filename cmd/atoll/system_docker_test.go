@@ -82,7 +82,10 @@ func TestDocker(t *testing.T) {
 		name := c.host(through) + "/docker/app:one"
 		id := dockerImage(t, name, 5<<20)
 		command(t, "docker", "push", "--quiet", name)
-		repullDocker(t, name, id, func() { command(t, "docker", "pull", "--quiet", name) })
+		pull := func() { repullDocker(t, name, id, func() { command(t, "docker", "pull", "--quiet", name) }) }
+		if pull(); through == "" {
+			c.wantRedirected("docker", pull)
+		}
 	}
 }
 
