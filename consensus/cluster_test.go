@@ -84,7 +84,7 @@ func testLogger(id string) zerolog.Logger {
 func (c *cluster) config(id string) Config {
 	cfg := DefaultConfig()
 	cfg.NodeID, cfg.Dir, cfg.Logger = id, filepath.Join(c.dir, id, "raft"), testLogger(id)
-	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = 300*time.Millisecond, 300*time.Millisecond, 200*time.Millisecond
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLease = 500*time.Millisecond, 500*time.Millisecond, 400*time.Millisecond
 	cfg.CommitTimeout = 10 * time.Millisecond
 	cfg.NetworkTimeout, cfg.ConfirmTimeout = time.Second, time.Second
 	cfg.AutopilotInterval, cfg.StabilizationTime = 50*time.Millisecond, 100*time.Millisecond
