@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // maxFetches bounds the groups that a store fetches at once. More would not make
@@ -24,7 +27,6 @@ type groupFetch struct {
 	shards  []shardFetch
 	results chan shardResult // has room for every shard
 	spares  []int            // shards not asked for yet, the best first
-	errs    []error
 	// rebuilding says that a place in Store.rebuilds is held.
 	rebuilding bool
 }
@@ -39,9 +41,13 @@ const (
 	fetchFailed
 )
 
-// shardFetch is the fetch of one shard's run. A shard is asked for once a group.
+// shardFetch is the fetch of one shard's run. A shard is asked for once a group,
+// unless its holder was away and there is no other.
 type shardFetch struct {
-	state   fetchState
+	state fetchState
+	err   error // the last one, once it failed
+	// away says that the holder could not be reached.
+	away    bool
 	buf     []byte
 	memory  *readMemory
 	started time.Time
@@ -85,6 +91,7 @@ func (f *groupFetch) gather(ctx context.Context) error {
 			return err
 		}
 	}
+	began := time.Now()
 	hedge := time.NewTicker(f.store.cfg.HedgeDelay)
 	defer hedge.Stop()
 	for !f.complete() {
@@ -92,7 +99,9 @@ func (f *groupFetch) gather(ctx context.Context) error {
 			return err
 		}
 		if f.count(fetchRunning)+f.count(fetchLate) == 0 {
-			return fmt.Errorf("%d of %d shards: %w: %w", f.count(fetchGood), f.source.layout.data, ErrTooFewShards, errors.Join(f.errs...))
+			if err := f.askAgain(ctx, began); err != nil {
+				return err
+			}
 		}
 		select {
 		case result := <-f.results:
@@ -101,6 +110,44 @@ func (f *groupFetch) gather(ctx context.Context) error {
 			f.noteLate()
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Bounds of the wait for holders that are away when there are no others.
+const (
+	reconnectWait  = 3 * time.Second
+	reconnectPause = 100 * time.Millisecond
+)
+
+// askAgain asks the holders again that could not be reached: one that was started
+// again a moment ago may not be connected yet, and without it the read fails. It
+// fails with ErrTooFewShards when that can't help, or has not for long enough.
+func (f *groupFetch) askAgain(ctx context.Context, began time.Time) error {
+	var away []int
+	var errs []error
+	for number := range f.shards {
+		if shard := &f.shards[number]; shard.state == fetchFailed {
+			errs = append(errs, shard.err)
+			if shard.away {
+				away = append(away, number)
+			}
+		}
+	}
+	if f.count(fetchGood)+len(away) < f.source.layout.data || time.Since(began) > reconnectWait {
+		return fmt.Errorf("%d of %d shards: %w: %w", f.count(fetchGood), f.source.layout.data, ErrTooFewShards, errors.Join(errs...))
+	}
+	select {
+	case <-time.After(reconnectPause):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	for _, number := range away {
+		f.shards[number].memory.release()
+		f.shards[number].memory = nil
+		if err := f.ask(ctx, number); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -223,10 +270,12 @@ func (f *groupFetch) settle(ctx context.Context, result shardResult) {
 }
 
 func (f *groupFetch) fail(number int, err error) {
-	f.shards[number].state = fetchFailed
+	shard := &f.shards[number]
 	err = fmt.Errorf("shard %d on node %s: %w", number, f.source.holders[number], err)
-	f.errs = append(f.errs, err)
-	f.store.noteFailure(f.source, number, err)
+	if !shard.away { // else it is known
+		f.store.noteFailure(f.source, number, err)
+	}
+	shard.state, shard.err, shard.away = fetchFailed, err, status.Code(err) == codes.Unavailable
 }
 
 // noteLate looks for reads that take long. One that has taken longer than it may

@@ -195,6 +195,37 @@ func TestReadTwoDeadHolders(t *testing.T) {
 	}
 }
 
+// A holder that was started again a moment ago may not be connected yet. If there
+// is no other, the read waits for it, and not for ever.
+func TestReadWaitsForReconnection(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	b := c.nodes[0].push(250_000, 1)
+	c.nodes[1].kill()
+	c.nodes[2].kill()
+	pulled := make(chan error, 1)
+	go func() {
+		content, err := c.nodes[0].pull(b, 0, 250_000)
+		if err == nil && !bytes.Equal(content, b.content) {
+			err = errors.New("wrong bytes")
+		}
+		pulled <- err
+	}()
+	eventually(t, waitLimit, "the read has missed a holder", func() bool {
+		return c.nodes[0].suspected(c.nodes[1].id) || c.nodes[0].suspected(c.nodes[2].id)
+	})
+	c.nodes[2].start()
+	if err := <-pulled; err != nil {
+		t.Errorf("pull while a holder comes back: %v", err)
+	}
+	c.nodes[2].kill()
+	began := time.Now()
+	if _, err := c.nodes[0].pull(b, 0, 250_000); !errors.Is(err, ErrTooFewShards) || time.Since(began) < reconnectWait {
+		t.Errorf("pull without enough holders: %v after %s", err, time.Since(began))
+	}
+	c.nodes[1].start()
+	c.nodes[2].start()
+}
+
 // TestReadDegradedExtent reads an extent whose record says that a shard is missing.
 func TestReadDegradedExtent(t *testing.T) {
 	c := startCluster(t, 3, nil)
