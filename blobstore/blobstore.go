@@ -97,7 +97,7 @@ func (s *Store) Register(registrar grpc.ServiceRegistrar) {
 
 // Run sweeps shards that no record names, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	return newSweep(s.cfg, s.disk, s.catalog).Run(ctx)
+	return newSweep(s.cfg, s.cluster.Self(), s.disk, s.catalog).Run(ctx)
 }
 
 // Space returns the bytes free for new shards on this node, the reserve taken

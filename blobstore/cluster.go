@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 // NodeInfo is what the store knows about a node that may hold shards.
@@ -40,8 +42,8 @@ type Cluster interface {
 
 // Catalog answers what only the cluster's records know.
 type Catalog interface {
-	// LiveExtents tells for each extent id whether a blob or an upload names it.
-	// The answer is linearizable: whatever was recorded before the call is seen.
-	// An error says nothing about any of them.
-	LiveExtents(ctx context.Context, ids [][]byte) ([]bool, error)
+	// LiveShards tells for each shard whether the records say that it is on the node
+	// that the reference names. The answer is linearizable: whatever was recorded
+	// before the call is seen. An error says nothing about any of them.
+	LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error)
 }

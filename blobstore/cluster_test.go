@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 func TestMain(m *testing.M) {
@@ -281,11 +283,11 @@ func (c *testCluster) node(id string) *testNode {
 	return nil
 }
 
-// LiveExtents is Catalog's.
-func (c *testCluster) LiveExtents(_ context.Context, ids [][]byte) ([]bool, error) {
-	live := make([]bool, len(ids))
-	for i, id := range ids {
-		_, live[i] = c.live.Load(string(id))
+// LiveShards is Catalog's.
+func (c *testCluster) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, error) {
+	live := make([]bool, len(shards))
+	for i, shard := range shards {
+		_, live[i] = c.live.Load(string(shard.GetExtentId()))
 	}
 	return live, nil
 }

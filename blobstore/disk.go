@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,6 +40,9 @@ type Disk struct {
 	handles       *openShards
 	// writeBehind is writeBehindBytes, less in tests.
 	writeBehind int64
+	// names is held while a shard's name is given to a file or taken away, so that
+	// what was decided on one file does not hit another.
+	names sync.Mutex
 	// writers has room for each shard that may be written at once.
 	writers chan struct{}
 	// opened is when the disk was opened, and failed how long after that it last
@@ -163,6 +167,57 @@ func (d *Disk) Remove(extentID []byte, shardNumber uint32) error {
 }
 
 func (d *Disk) remove(id shardID) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	return d.removeNamed(id)
+}
+
+// name gives a file its place among the shards.
+func (d *Disk) name(file string, id shardID) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	return d.calls.rename(file, d.path(id))
+}
+
+// fileIdentity tells a shard's file from a later one of the same name.
+type fileIdentity struct {
+	inode    uint64
+	modified int64 // Unix nanoseconds
+}
+
+// identify fails with ErrShardUnknown and ErrDisk.
+func (d *Disk) identify(id shardID) (fileIdentity, error) {
+	info, err := os.Lstat(d.path(id))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fileIdentity{}, fmt.Errorf("look at shard %s: %w", id, ErrShardUnknown)
+	case err != nil:
+		return fileIdentity{}, fmt.Errorf("look at shard %s: %w: %w", id, ErrDisk, err)
+	}
+	identity := fileIdentity{modified: info.ModTime().UnixNano()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		identity.inode = stat.Ino
+	}
+	return identity, nil
+}
+
+// removeFile deletes a shard if it still is this file. It fails with
+// ErrShardUnknown, also if another file has taken its place, and with ErrDisk.
+func (d *Disk) removeFile(id shardID, file fileIdentity) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	found, err := d.identify(id)
+	if err != nil {
+		return err
+	}
+	if found != file {
+		return fmt.Errorf("remove shard %s: it was written anew: %w", id, ErrShardUnknown)
+	}
+	return d.removeNamed(id)
+}
+
+// removeNamed is remove; names is held.
+func (d *Disk) removeNamed(id shardID) error {
 	err := os.Remove(d.path(id))
 	d.handles.forget(id)
 	switch {

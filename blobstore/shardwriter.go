@@ -192,7 +192,7 @@ func (w *ShardWriter) commit(trailer *proto.ShardTrailer) error {
 	err := w.file.Close()
 	w.file = nil
 	if err == nil {
-		err = w.disk.calls.rename(unfinished, w.disk.path(w.header.id))
+		err = w.disk.name(unfinished, w.header.id)
 	}
 	if err != nil {
 		_ = os.Remove(unfinished) // Else the next start drops it.

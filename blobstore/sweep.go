@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 // maxSuspects bounds the shards that the sweep remembers from one round to the
@@ -14,27 +16,37 @@ import (
 // rounds.
 const maxSuspects = 1 << 16
 
-// sweep deletes the shards of this node that no record names: those of writes
-// that failed or whose client went away, and those of deleted blobs.
+// sweep deletes the shards of this node that are here by no record: those of
+// writes that failed or whose client went away, those of deleted blobs, and those
+// that were moved to another node.
 //
 // A shard is durable before its record is, so a shard without a record may be
 // one whose record is on its way. So a shard is deleted only if two rounds, at
-// least the grace apart, both found it without a record. The time between them
-// is taken from the monotonic clock of this process: unlike the age of a file it
-// does not jump when the wall clock is set, or when the machine slept in the
-// middle of a push.
+// least the grace apart, both found the same file without a record. The time
+// between them is taken from the monotonic clock of this process: unlike the age
+// of a file it does not jump when the wall clock is set, or when the machine slept
+// in the middle of a push. A shard that left and comes back is another file, with
+// a grace of its own.
 type sweep struct {
-	disk     *Disk
+	disk *Disk
+	// node is this node's id.
+	node     string
 	catalog  Catalog
 	interval time.Duration
 	grace    time.Duration
 	logger   zerolog.Logger
 	// now is the monotonic clock.
 	now func() time.Time
-	// suspects are, for each folder, the shards without a record, with the time
-	// since when; count is how many there are in all.
-	suspects [shardFolders]map[shardID]time.Time
+	// suspects are, for each folder, the shards without a record; count is how many
+	// there are in all.
+	suspects [shardFolders]map[shardID]suspect
 	count    int
+}
+
+// suspect is a shard's file that was found without a record, and since when.
+type suspect struct {
+	file  fileIdentity
+	since time.Time
 }
 
 // swept tells what one round did.
@@ -42,9 +54,10 @@ type swept struct {
 	shards, suspects, removed int
 }
 
-func newSweep(cfg Config, disk *Disk, catalog Catalog) *sweep {
+func newSweep(cfg Config, node string, disk *Disk, catalog Catalog) *sweep {
 	return &sweep{
 		disk:     disk,
+		node:     node,
 		catalog:  catalog,
 		interval: cfg.SweepInterval,
 		grace:    cfg.SweepGrace,
@@ -103,21 +116,21 @@ func (s *sweep) round(ctx context.Context) (swept, error) {
 	return done, nil
 }
 
-// findGarbage returns those shards whose extents no record names.
+// findGarbage returns those shards that no record says are here.
 func (s *sweep) findGarbage(ctx context.Context, ids []shardID) ([]shardID, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	extents := make([][]byte, len(ids))
+	shards := make([]*proto.ShardRef, len(ids))
 	for i := range ids {
-		extents[i] = ids[i].extent[:]
+		shards[i] = &proto.ShardRef{ExtentId: ids[i].extent[:], ShardNumber: ids[i].number, NodeId: s.node}
 	}
-	live, err := s.catalog.LiveExtents(ctx, extents)
+	live, err := s.catalog.LiveShards(ctx, shards)
 	if err != nil {
-		return nil, fmt.Errorf("ask for live extents: %w", err)
+		return nil, fmt.Errorf("ask for live shards: %w", err)
 	}
 	if len(live) != len(ids) {
-		return nil, fmt.Errorf("ask for live extents: %d answers to %d questions: %w", len(live), len(ids), ErrInvalid)
+		return nil, fmt.Errorf("ask for live shards: %d answers to %d questions: %w", len(live), len(ids), ErrInvalid)
 	}
 	var garbage []shardID
 	for i, id := range ids {
@@ -134,23 +147,31 @@ func (s *sweep) findGarbage(ctx context.Context, ids []shardID) ([]shardID, erro
 func (s *sweep) judge(folder int, garbage []shardID) (removed int, err error) {
 	var faults []error
 	now := s.now()
-	before, after := s.suspects[folder], make(map[shardID]time.Time)
+	before, after := s.suspects[folder], make(map[shardID]suspect)
 	s.count -= len(before)
 	for _, id := range garbage {
-		since, suspect := before[id]
-		if !suspect {
-			since = now
-		}
-		if !suspect || now.Sub(since) < s.grace {
-			if s.count+len(after) < maxSuspects {
-				after[id] = since
+		found, known := before[id]
+		if known && now.Sub(found.since) >= s.grace {
+			err := s.disk.removeFile(id, found.file)
+			if err == nil {
+				removed++
+				continue
 			}
-			continue
+			if !errors.Is(err, ErrShardUnknown) {
+				faults = append(faults, err)
+				continue
+			}
+			known = false // It is another file now, or none.
 		}
-		if err := s.disk.remove(id); err == nil {
-			removed++
-		} else if !errors.Is(err, ErrShardUnknown) {
-			faults = append(faults, err)
+		if !known {
+			file, err := s.disk.identify(id)
+			if err != nil {
+				continue // gone meanwhile
+			}
+			found = suspect{file: file, since: now}
+		}
+		if s.count+len(after) < maxSuspects {
+			after[id] = found
 		}
 	}
 	s.suspects[folder] = after

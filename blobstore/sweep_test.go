@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 // testCatalog knows extents by the first byte of their ids.
@@ -19,16 +21,16 @@ type testCatalog struct {
 	questions int
 }
 
-func (c *testCatalog) LiveExtents(_ context.Context, ids [][]byte) ([]bool, error) {
+func (c *testCatalog) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.questions++
 	if c.err != nil {
 		return nil, c.err
 	}
-	answers := make([]bool, len(ids))
-	for i, id := range ids {
-		answers[i] = c.live[id[0]]
+	answers := make([]bool, len(shards))
+	for i, shard := range shards {
+		answers[i] = c.live[shard.GetExtentId()[0]] && shard.GetNodeId() == "self"
 	}
 	if c.short {
 		answers = answers[1:]
@@ -58,7 +60,7 @@ func newSweepBench(t *testing.T) *sweepBench {
 	cfg := diskConfig(t.TempDir())
 	cfg.SweepGrace = time.Hour
 	b := &sweepBench{disk: openTestDisk(t, cfg), catalog: &testCatalog{}, clock: time.Now()}
-	b.sweep = newSweep(cfg, b.disk, b.catalog)
+	b.sweep = newSweep(cfg, "self", b.disk, b.catalog)
 	b.sweep.now = func() time.Time { return b.clock }
 	for extent := byte(1); extent <= 4; extent++ {
 		if _, err := newShardContent(t, extent, 16, 40).write(b.disk); err != nil {
@@ -113,6 +115,25 @@ func TestSweepRemovesWhatNoRecordNames(t *testing.T) {
 	}
 	if done := b.mustRound(t); done != (swept{shards: 2}) {
 		t.Errorf("last round: %+v", done)
+	}
+}
+
+// TestSweepSparesAShardThatCameBack: a shard that had left this node is stored on it
+// again, and is not recorded yet when the old file's grace is over.
+func TestSweepSparesAShardThatCameBack(t *testing.T) {
+	b := newSweepBench(t)
+	b.catalog.set(2, 3, 4)
+	b.mustRound(t)
+	if _, err := newShardContent(t, 1, 16, 40).write(b.disk); err != nil {
+		t.Fatal(err)
+	}
+	b.clock = b.clock.Add(time.Hour)
+	if done := b.mustRound(t); done != (swept{shards: 4, suspects: 1}) {
+		t.Errorf("after the old file's grace: %+v", done)
+	}
+	b.clock = b.clock.Add(time.Hour)
+	if done := b.mustRound(t); done != (swept{shards: 4, removed: 1}) {
+		t.Errorf("after its own: %+v", done)
 	}
 }
 
@@ -229,7 +250,7 @@ func TestSweepRuns(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- newSweep(cfg, d, catalog).Run(ctx) }()
+	go func() { ended <- newSweep(cfg, "self", d, catalog).Run(ctx) }()
 	waitFor(t, "the sweep", func() bool { return !d.Has(testExtentID(2), 1) })
 	cancel()
 	if err := <-ended; err != nil {

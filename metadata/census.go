@@ -125,9 +125,10 @@ func (n *census) extent(v view, source censusSource, id []byte) error {
 }
 
 // reason is the holder under which an extent that misses shards is counted: the
-// empty one if a shard is on no node, else the first that does not count.
+// empty one if a shard is on no node or damaged, else the first that does not
+// count.
 func (n *census) reason(extent *proto.Extent) string {
-	if slices.Contains(extent.GetHolders(), "") {
+	if slices.Contains(extent.GetHolders(), "") || len(extent.GetDamagedShards()) > 0 {
 		return ""
 	}
 	i := slices.IndexFunc(extent.GetHolders(), func(holder string) bool { return n.bad[holder] })
@@ -138,8 +139,8 @@ func (n *census) reason(extent *proto.Extent) string {
 }
 
 func (n *census) missing(extent *proto.Extent) (missing int) {
-	for _, holder := range extent.GetHolders() {
-		if n.bad[holder] {
+	for number, holder := range extent.GetHolders() {
+		if n.bad[holder] || isDamaged(extent, number) {
 			missing++
 		}
 	}

@@ -25,11 +25,14 @@ type change struct {
 	result *proto.Result
 	// undo lists what the command being carried out has overwritten.
 	undo []overwritten
+	// usage is by how much the command being carried out changes what nodes hold.
+	usage map[string]usageDifference
 	// work is what the entry being carried out has cost so far: one for each write
 	// of a record, and one for each KiB of it.
 	work int
-	// nodesChanged tells that the machine's copy of the nodes is out of date.
-	nodesChanged bool
+	// republish tells that what the machine has published is out of date: nodes,
+	// cluster id or settings.
+	republish bool
 }
 
 type overwritten struct {
@@ -92,9 +95,13 @@ func (c *change) carryOut(command *proto.Command) (*proto.Result, error) {
 	c.now = command.GetTimeUnixMs()
 	c.result = &proto.Result{}
 	c.undo = c.undo[:0]
+	c.usage = map[string]usageDifference{}
 	err := c.admit(command)
 	if err == nil {
 		err = c.run(command)
+	}
+	if err == nil {
+		err = c.saveUsage()
 	}
 	if refused := (*refusal)(nil); errors.As(err, &refused) {
 		return refused.result, c.rollBack()

@@ -131,6 +131,16 @@ func (c *change) run(command *proto.Command) error {
 		return c.deleteManyTags(body.DeleteTagsOf)
 	case *proto.Command_PutSigningKey:
 		return c.putSigningKey(body.PutSigningKey)
+	case *proto.Command_MoveShards:
+		return c.moveShards(body.MoveShards)
+	case *proto.Command_ReplaceExtent:
+		return c.replaceExtent(body.ReplaceExtent)
+	case *proto.Command_ReportShards:
+		return c.reportShards(body.ReportShards)
+	case *proto.Command_SetLiveness:
+		return c.setLiveness(body.SetLiveness)
+	case *proto.Command_PutSettings:
+		return c.putSettings(body.PutSettings)
 	case *proto.Command_Expire:
 		return c.expire(body.Expire)
 	case *proto.Command_Checkpoint:

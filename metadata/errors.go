@@ -33,6 +33,8 @@ var (
 	// ErrPrecondition: a tag or a manifest is not what the caller wants it to be
 	// for the change. The error is a *PreconditionError.
 	ErrPrecondition = errors.New("precondition does not hold")
+	// ErrExtentUnknown: no blob or upload names the extent any more.
+	ErrExtentUnknown = errors.New("extent unknown")
 	// errKeyKnown: another node was first to add a signing key.
 	errKeyKnown = errors.New("signing key is known")
 	// ErrNodeUnknown: no node has this id.
@@ -147,6 +149,8 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrClusterID
 	case proto.Refusal_REFUSAL_EXPIRED:
 		return ErrUnavailable
+	case proto.Refusal_REFUSAL_EXTENT_UNKNOWN:
+		return ErrExtentUnknown
 	case proto.Refusal_REFUSAL_KEY_KNOWN:
 		return errKeyKnown
 	default: // REFUSAL_INVALID, and what a newer node may answer

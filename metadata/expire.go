@@ -116,14 +116,7 @@ func (c *change) releaseShard(s shard) error {
 	if s.number >= len(holders) || holders[s.number] != s.node {
 		return fmt.Errorf("%w: extent %x has no shard %d on node %s", ErrCorrupt, s.extentID, s.number, s.node)
 	}
-	holders[s.number] = ""
-	if err := c.put(bucketExtents, s.extentID, &record); err != nil {
-		return err
-	}
-	if err := c.remove(bucketShardsByNode, keyOf(s.node, string(s.extentID))); err != nil {
-		return err
-	}
-	return c.indexShard(s.extentID, s.number, "")
+	return c.moveShard(&record, s.number, "")
 }
 
 // removedShards returns at most limit shards of removed nodes.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -41,6 +42,8 @@ func (c *change) checkExtent(e *proto.Extent) error {
 		return invalid("extent %x is empty", e.GetId())
 	case data < 1 || e.GetLayout().GetCellBytes() == 0:
 		return invalid("extent %x has no layout", e.GetId())
+	case len(e.GetDamagedShards()) > 0:
+		return invalid("extent %x is damaged from the start", e.GetId())
 	case len(e.GetHolders()) != data+parity:
 		return invalid("extent %x has %d holders for %d shards", e.GetId(), len(e.GetHolders()), data+parity)
 	}
@@ -98,12 +101,11 @@ func idsOf(extents []*proto.Extent) [][]byte {
 // recordExtents stores extents that checkExtents has passed.
 func (c *change) recordExtents(extents []*proto.Extent, owner *proto.ExtentRecord) error {
 	for _, e := range extents {
-		record := &proto.ExtentRecord{Extent: e, Owner: owner.GetOwner()}
-		if err := c.put(bucketExtents, e.GetId(), record); err != nil {
+		if err := c.putExtent(&proto.ExtentRecord{Extent: e, Owner: owner.GetOwner()}); err != nil {
 			return err
 		}
 		for number, holder := range e.GetHolders() {
-			if err := c.indexShard(e.GetId(), number, holder); err != nil {
+			if err := c.addShard(e, number, holder); err != nil {
 				return err
 			}
 		}
@@ -111,13 +113,86 @@ func (c *change) recordExtents(extents []*proto.Extent, owner *proto.ExtentRecor
 	return nil
 }
 
-// indexShard notes where a shard is, or that it is missing.
-func (c *change) indexShard(id []byte, number int, holder string) error {
+// putExtent stores an extent and notes whether it is degraded.
+func (c *change) putExtent(record *proto.ExtentRecord) error {
+	e := record.GetExtent()
+	if slices.Contains(e.GetHolders(), "") || len(e.GetDamagedShards()) > 0 {
+		if err := c.putValue(bucketDegraded, e.GetId(), nil); err != nil {
+			return err
+		}
+	} else if err := c.remove(bucketDegraded, e.GetId()); err != nil {
+		return err
+	}
+	return c.put(bucketExtents, e.GetId(), record)
+}
+
+// addShard notes that a node holds a shard. Without a holder it does nothing.
+func (c *change) addShard(e *proto.Extent, number int, holder string) error {
 	if holder == "" {
-		return c.putValue(bucketDegraded, id, nil)
+		return nil
 	}
 	value := binary.BigEndian.AppendUint32(nil, uint32(number))
-	return c.putValue(bucketShardsByNode, keyOf(holder, string(id)), value)
+	if err := c.putValue(bucketShardsByNode, keyOf(holder, string(e.GetId())), value); err != nil {
+		return err
+	}
+	c.countShard(e, holder, 1)
+	return nil
+}
+
+// dropShard is the inverse of addShard.
+func (c *change) dropShard(e *proto.Extent, holder string) error {
+	if holder == "" {
+		return nil
+	}
+	if err := c.remove(bucketShardsByNode, keyOf(holder, string(e.GetId()))); err != nil {
+		return err
+	}
+	c.countShard(e, holder, -1)
+	return nil
+}
+
+// countShard adds a shard to what a node holds, or takes one off. The records
+// change once for each command: see saveUsage.
+func (c *change) countShard(e *proto.Extent, holder string, shards int) {
+	difference := c.usage[holder]
+	difference.shards += int64(shards)
+	difference.bytes += int64(shards) * int64(shardBytes(e))
+	c.usage[holder] = difference
+}
+
+// usageDifference is by how much a command has changed what a node holds.
+type usageDifference struct{ shards, bytes int64 }
+
+// saveUsage takes the differences over into the records.
+func (c *change) saveUsage() error {
+	for _, holder := range slices.Sorted(maps.Keys(c.usage)) {
+		var usage proto.ShardUsage
+		if _, err := c.record(bucketShardUsage, keyOf(holder), &usage); err != nil {
+			return err
+		}
+		shards := int64(usage.GetShards()) + c.usage[holder].shards
+		bytes := int64(usage.GetBytes()) + c.usage[holder].bytes
+		if shards < 0 || bytes < 0 {
+			return fmt.Errorf("%w: node %s holds %d shards of %d bytes", ErrCorrupt, holder, shards, bytes)
+		}
+		usage.Shards, usage.Bytes = uint64(shards), uint64(bytes)
+		if shards == 0 {
+			if err := c.remove(bucketShardUsage, keyOf(holder)); err != nil {
+				return err
+			}
+		} else if err := c.put(bucketShardUsage, keyOf(holder), &usage); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shardBytes returns the size of each shard of an extent: its cells together,
+// which are shorter in the last stripe (blobstore/layout.go).
+func shardBytes(e *proto.Extent) uint64 {
+	data, cell := uint64(e.GetLayout().GetDataShards()), uint64(e.GetLayout().GetCellBytes())
+	full, rest := e.GetSize()/(data*cell), e.GetSize()%(data*cell)
+	return full*cell + (rest+data-1)/data
 }
 
 // ownExtents makes recorded extents the blob's.
@@ -144,10 +219,7 @@ func (c *change) dropExtents(ids [][]byte) error {
 			return err
 		}
 		for _, holder := range record.GetExtent().GetHolders() {
-			if holder == "" {
-				continue
-			}
-			if err := c.remove(bucketShardsByNode, keyOf(holder, string(id))); err != nil {
+			if err := c.dropShard(record.GetExtent(), holder); err != nil {
 				return err
 			}
 		}
@@ -158,8 +230,13 @@ func (c *change) dropExtents(ids [][]byte) error {
 	return nil
 }
 
-// unreadable reports whether one of the extents has fewer shards on members than
-// it can be read from, not counting those that are unreachable.
+// isDamaged reports whether a shard was reported damaged.
+func isDamaged(e *proto.Extent, number int) bool {
+	return slices.Contains(e.GetDamagedShards(), uint32(number))
+}
+
+// unreadable reports whether one of the extents has fewer sound shards on members
+// than it can be read from, not counting those that are unreachable.
 func (c *change) unreadable(ids [][]byte, unreachable []string) (bool, error) {
 	for _, id := range ids {
 		var record proto.ExtentRecord
@@ -167,12 +244,12 @@ func (c *change) unreadable(ids [][]byte, unreachable []string) (bool, error) {
 			return false, err
 		}
 		held := 0
-		for _, holder := range record.GetExtent().GetHolders() {
+		for number, holder := range record.GetExtent().GetHolders() {
 			member, err := c.isMember(holder)
 			if err != nil {
 				return false, err
 			}
-			if member && !slices.Contains(unreachable, holder) {
+			if member && !slices.Contains(unreachable, holder) && !isDamaged(record.GetExtent(), number) {
 				held++
 			}
 		}
@@ -196,21 +273,23 @@ func (v view) extents(ids [][]byte) ([]*proto.Extent, error) {
 	return extents, nil
 }
 
-// LiveExtents tells for each id whether a blob or an upload has an extent with
-// that id. An extent that is not live, and was stored so long ago that its writer
-// has recorded it or given up, is garbage. Error: ErrUnavailable.
-func (s *Store) LiveExtents(ctx context.Context, ids [][]byte) ([]bool, error) {
-	live := make([]bool, len(ids))
+// LiveShards tells for each shard whether the records say that it is where the
+// reference says. A shard that is not live, and was stored so long ago that its
+// writer has recorded it or given up, is garbage. Error: ErrUnavailable.
+func (s *Store) LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error) {
+	live := make([]bool, len(shards))
 	err := s.read(ctx, func(v view) error {
-		for i, id := range ids {
-			if len(id) != extentIDBytes {
-				return fmt.Errorf("%w: extent id of %d bytes", ErrInvalid, len(id))
+		for i, shard := range shards {
+			if len(shard.GetExtentId()) != extentIDBytes {
+				return fmt.Errorf("%w: extent id of %d bytes", ErrInvalid, len(shard.GetExtentId()))
 			}
-			exists, err := v.has(bucketExtents, id)
-			if err != nil {
+			var record proto.ExtentRecord
+			if _, err := v.record(bucketExtents, shard.GetExtentId(), &record); err != nil {
 				return err
 			}
-			live[i] = exists
+			holders := record.GetExtent().GetHolders()
+			number := int(shard.GetShardNumber())
+			live[i] = number < len(holders) && holders[number] == shard.GetNodeId() && shard.GetNodeId() != ""
 		}
 		return nil
 	})

@@ -195,7 +195,13 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 		m = &proto.Result{}
 	case bucketSigningKeys:
 		m = &proto.SigningKey{}
+	case bucketShardUsage:
+		m = &proto.ShardUsage{}
 	default:
+		if string(key) == keySettings {
+			m = &proto.Settings{}
+			break
+		}
 		if len(value) == 8 && b == bucketCluster {
 			return fmt.Sprint(binary.BigEndian.Uint64(value))
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	pb "google.golang.org/protobuf/proto"
+
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -40,7 +42,7 @@ func (i *invariants) run(v view) error {
 	for _, b := range []bucket{
 		bucketManifestContents, bucketReferrers, bucketTagsByManifest, bucketUnreferenced,
 		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketManifestAges,
-		bucketDegraded, bucketShardsByNode, bucketUploadsByTime, bucketExtents, bucketRequests,
+		bucketDegraded, bucketShardsByNode, bucketShardUsage, bucketUploadsByTime, bucketExtents, bucketRequests,
 	} {
 		actual, _, err := v.rests(b, span{}, 1<<30)
 		if err != nil {
@@ -225,16 +227,29 @@ func (i *invariants) owned(ids [][]byte, size uint64, isOwner func(*proto.Extent
 }
 
 func (i *invariants) extents() error {
-	return i.scan(bucketExtents, span{}, func(key, value []byte) error {
+	usage := map[string]*proto.ShardUsage{}
+	err := i.scan(bucketExtents, span{}, func(key, value []byte) error {
 		var record proto.ExtentRecord
 		if err := decode(bucketExtents, key, value, &record); err != nil {
 			return err
+		}
+		for _, damaged := range record.GetExtent().GetDamagedShards() {
+			i.expect(bucketDegraded, key)
+			if record.GetExtent().GetHolders()[damaged] == "" {
+				i.t.Errorf("shard %d of extent %q is damaged and nowhere", damaged, key)
+			}
 		}
 		for number, holder := range record.GetExtent().GetHolders() {
 			if holder == "" {
 				i.expect(bucketDegraded, key)
 				continue
 			}
+			if usage[holder] == nil {
+				usage[holder] = &proto.ShardUsage{}
+				i.expect(bucketShardUsage, keyOf(holder))
+			}
+			usage[holder].Shards++
+			usage[holder].Bytes += shardBytes(record.GetExtent())
 			shard := keyOf(holder, string(key))
 			i.expect(bucketShardsByNode, shard)
 			value, _, err := i.value(bucketShardsByNode, shard)
@@ -244,6 +259,19 @@ func (i *invariants) extents() error {
 			if expected := fmt.Sprintf("\x00\x00\x00%c", number); string(value) != expected {
 				i.t.Errorf("shard %d of extent %q on node %s has the number %x", number, key, holder, value)
 			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return i.scan(bucketShardUsage, span{}, func(key, value []byte) error {
+		var counted proto.ShardUsage
+		if err := decode(bucketShardUsage, key, value, &counted); err != nil {
+			return err
+		}
+		if !pb.Equal(&counted, usage[string(key)]) {
+			i.t.Errorf("node %s holds %v, the record says %v", key, usage[string(key)], &counted)
 		}
 		return nil
 	})

@@ -47,6 +47,7 @@ type Machine struct {
 	at        atomic.Pointer[position]
 	nodes     atomic.Pointer[[]*proto.Node]
 	clusterID atomic.Pointer[string]
+	settings  atomic.Pointer[proto.Settings]
 }
 
 var _ consensus.StateMachine = (*Machine)(nil)
@@ -89,6 +90,11 @@ func (m *Machine) publish() error {
 		if err != nil {
 			return err
 		}
+		settings, err := v.settings()
+		if err != nil {
+			return err
+		}
+		m.settings.Store(settings)
 		m.nodes.Store(&nodes)
 		m.clusterID.Store(&id)
 		m.at.Store(&at)
@@ -140,7 +146,7 @@ func (m *Machine) applySome(entries []consensus.Entry, results [][]byte) (applie
 	case err != nil:
 		return 0, err
 	}
-	if c.nodesChanged {
+	if c.republish {
 		return applied, m.publish()
 	}
 	m.at.Store(&c.at)

@@ -22,7 +22,7 @@ func (c *change) initCluster(command *proto.InitCluster) error {
 	if id != "" && id != command.GetClusterId() {
 		return refuse(proto.Refusal_REFUSAL_CLUSTER_ID, "it is %s, not %s", id, command.GetClusterId())
 	}
-	c.nodesChanged = true
+	c.republish = true
 	return c.putValue(bucketCluster, []byte(keyClusterID), []byte(command.GetClusterId()))
 }
 
@@ -37,6 +37,7 @@ func (c *change) putNode(command *proto.PutNode) error {
 	}
 	node := pb.Clone(command.GetNode()).(*proto.Node)
 	node.State, node.JoinedUnixMs = proto.NodeState_NODE_STATE_ACTIVE, c.now
+	node.Liveness, node.LivenessUnixMs = proto.Liveness_LIVENESS_UNSPECIFIED, 0
 	var old proto.Node
 	known, err := c.record(bucketNodes, keyOf(node.GetId()), &old)
 	if err != nil {
@@ -47,6 +48,7 @@ func (c *change) putNode(command *proto.PutNode) error {
 			return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", node.GetId())
 		}
 		node.State, node.JoinedUnixMs = old.GetState(), old.GetJoinedUnixMs()
+		node.Liveness, node.LivenessUnixMs = old.GetLiveness(), old.GetLivenessUnixMs()
 	}
 	if command.GetReplacesId() != "" {
 		if err := c.removeNode(command.GetReplacesId()); err != nil {
@@ -56,7 +58,7 @@ func (c *change) putNode(command *proto.PutNode) error {
 	if err := c.checkNodeName(node); err != nil {
 		return err
 	}
-	c.nodesChanged = true
+	c.republish = true
 	return c.put(bucketNodes, keyOf(node.GetId()), node)
 }
 
@@ -87,7 +89,7 @@ func (c *change) removeNode(id string) error {
 		return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "node %q", id)
 	}
 	node.State = proto.NodeState_NODE_STATE_REMOVED
-	c.nodesChanged = true
+	c.republish = true
 	return c.put(bucketNodes, keyOf(id), &node)
 }
 
@@ -109,11 +111,32 @@ func (c *change) setNodeState(command *proto.SetNodeState) error {
 		return c.removeNode(command.GetId())
 	case proto.NodeState_NODE_STATE_ACTIVE, proto.NodeState_NODE_STATE_DRAINING:
 		node.State = command.GetState()
-		c.nodesChanged = true
+		c.republish = true
 		return c.put(bucketNodes, keyOf(command.GetId()), &node)
 	default:
 		return invalid("node state %v", command.GetState())
 	}
+}
+
+// setLiveness takes down what the leader has seen of a node.
+func (c *change) setLiveness(command *proto.SetLiveness) error {
+	var node proto.Node
+	found, err := c.record(bucketNodes, keyOf(command.GetId()), &node)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "node %q", command.GetId())
+	case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
+		return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", command.GetId())
+	case node.GetLiveness() == command.GetLiveness():
+		return nil
+	case command.GetLiveness() < 0 || command.GetLiveness() > proto.Liveness_LIVENESS_DOWN:
+		return invalid("liveness %v", command.GetLiveness())
+	}
+	node.Liveness, node.LivenessUnixMs = command.GetLiveness(), c.now
+	c.republish = true
+	return c.put(bucketNodes, keyOf(command.GetId()), &node)
 }
 
 // isMember reports whether the node may hold shards.
@@ -185,6 +208,15 @@ func (s *Store) PutNode(ctx context.Context, node *proto.Node, replacesID string
 func (s *Store) SetNodeState(ctx context.Context, id string, state proto.NodeState) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetNodeState{SetNodeState: &proto.SetNodeState{
 		Id: id, State: state,
+	}}})
+	return err
+}
+
+// SetLiveness takes down what the leader has seen of a node's heartbeats. Errors:
+// ErrNodeUnknown, ErrNodeRemoved, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) SetLiveness(ctx context.Context, id string, liveness proto.Liveness) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetLiveness{SetLiveness: &proto.SetLiveness{
+		Id: id, Liveness: liveness,
 	}}})
 	return err
 }

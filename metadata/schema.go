@@ -24,7 +24,7 @@ const (
 
 const (
 	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 3
+	formatVersion = 4
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -64,6 +64,7 @@ const (
 	bucketExtents            bucket = "extents"              // extent id
 	bucketDegraded           bucket = "degraded-extents"     // extent id
 	bucketShardsByNode       bucket = "shards-by-node"       // node id 0 extent id
+	bucketShardUsage         bucket = "shard-usage"          // node id
 	bucketUploads            bucket = "uploads"              // upload id
 	bucketUploadsByTime      bucket = "uploads-by-time"      // finished? time upload id
 	bucketNodes              bucket = "nodes"                // node id
@@ -80,6 +81,7 @@ func stateBuckets() []bucket {
 		bucketExtents, bucketDegraded, bucketShardsByNode, bucketUploads, bucketUploadsByTime,
 		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
 		bucketBlobReferences, bucketManifestParents, bucketManifestAges, bucketUntagged, bucketSigningKeys,
+		bucketShardUsage,
 	}
 }
 
@@ -89,6 +91,7 @@ const (
 	keyPosition  = "position"   // in bucketMachine
 	keyClusterID = "cluster-id" // in bucketCluster
 	keyBlobCount = "blob-count" // in bucketCluster
+	keySettings  = "settings"   // in bucketCluster
 )
 
 const separator = 0

@@ -268,7 +268,7 @@ func TestReadsWithoutQuorum(t *testing.T) {
 			"tag":     {func(ctx context.Context) error { _, err := s.ManifestByTag(ctx, "app", "v1"); return err }, ErrUnavailable},
 			"tags":    {func(ctx context.Context) error { _, _, err := s.Tags(ctx, "app", "", 1); return err }, ErrUnavailable},
 			"upload":  {func(ctx context.Context) error { _, err := s.Upload(ctx, "app", "x"); return err }, ErrUnavailable},
-			"extents": {func(ctx context.Context) error { _, err := s.LiveExtents(ctx, nil); return err }, ErrUnavailable},
+			"extents": {func(ctx context.Context) error { _, err := s.LiveShards(ctx, nil); return err }, ErrUnavailable},
 		} {
 			ctx, stale := WatchStale(t.Context())
 			if err := test.read(ctx); !errors.Is(err, test.expected) || (test.expected == nil && err != nil) {
@@ -347,9 +347,15 @@ func TestUploadThroughTheStore(t *testing.T) {
 	if _, err := s.Upload(ctx, "other", upload.GetId()); !errors.Is(err, ErrUploadUnknown) {
 		t.Errorf("upload of another repository: %v", err)
 	}
-	live, err := s.LiveExtents(ctx, [][]byte{extend.GetExtents()[0].GetId(), bytes.Repeat([]byte{1}, 16)})
-	if err != nil || !slices.Equal(live, []bool{true, false}) {
-		t.Errorf("live extents are %v (%v)", live, err)
+	holder := extend.GetExtents()[0].GetHolders()[0]
+	live, err := s.LiveShards(ctx, []*proto.ShardRef{
+		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: holder},
+		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: "n9"},
+		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: holder, ShardNumber: 9},
+		{ExtentId: bytes.Repeat([]byte{1}, 16), NodeId: holder},
+	})
+	if err != nil || !slices.Equal(live, []bool{true, false, false, false}) {
+		t.Errorf("live shards are %v (%v)", live, err)
 	}
 	commit := &proto.CommitBlob{Repository: "app", Digest: digestOf("x"), Size: 10, UploadId: upload.GetId(), ExpectedSize: 10}
 	for range 2 {

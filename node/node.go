@@ -110,6 +110,14 @@ func (n *Node) Metadata() *metadata.Store {
 	return nil
 }
 
+// ID is the node's id, a UUID; empty before it is open.
+func (n *Node) ID() string {
+	if p := n.opened.Load(); p != nil {
+		return p.self.Id
+	}
+	return ""
+}
+
 // parts is a node that is open: everything that has to be closed again.
 type parts struct {
 	cfg Config

@@ -23,6 +23,159 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RepairRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tasks         []*RepairTask          `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_blobstore_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RepairRequest) GetTasks() []*RepairTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// RepairTask is what one node is to do for one extent.
+type RepairTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As recorded when the task was made.
+	Extent *Extent `protobuf:"bytes,1,opt,name=extent,proto3" json:"extent,omitempty"`
+	// The shard to have on the node's own disk; without meaning for reencode.
+	ShardNumber uint32 `protobuf:"varint,2,opt,name=shard_number,json=shardNumber,proto3" json:"shard_number,omitempty"`
+	// Store the whole extent anew in the layout that fits the cluster now.
+	Reencode      bool `protobuf:"varint,3,opt,name=reencode,proto3" json:"reencode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairTask) Reset() {
+	*x = RepairTask{}
+	mi := &file_blobstore_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairTask) ProtoMessage() {}
+
+func (x *RepairTask) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairTask.ProtoReflect.Descriptor instead.
+func (*RepairTask) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RepairTask) GetExtent() *Extent {
+	if x != nil {
+		return x.Extent
+	}
+	return nil
+}
+
+func (x *RepairTask) GetShardNumber() uint32 {
+	if x != nil {
+		return x.ShardNumber
+	}
+	return 0
+}
+
+func (x *RepairTask) GetReencode() bool {
+	if x != nil {
+		return x.Reencode
+	}
+	return false
+}
+
+type RepairResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each task, in order; empty for success.
+	Errors        []string `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_blobstore_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RepairResponse) GetErrors() []string {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
 type ShardHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExtentId      []byte                 `protobuf:"bytes,1,opt,name=extent_id,json=extentId,proto3" json:"extent_id,omitempty"`
@@ -34,7 +187,7 @@ type ShardHeader struct {
 
 func (x *ShardHeader) Reset() {
 	*x = ShardHeader{}
-	mi := &file_blobstore_proto_msgTypes[0]
+	mi := &file_blobstore_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +199,7 @@ func (x *ShardHeader) String() string {
 func (*ShardHeader) ProtoMessage() {}
 
 func (x *ShardHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[0]
+	mi := &file_blobstore_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +212,7 @@ func (x *ShardHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHeader.ProtoReflect.Descriptor instead.
 func (*ShardHeader) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{0}
+	return file_blobstore_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ShardHeader) GetExtentId() []byte {
@@ -95,7 +248,7 @@ type ShardTrailer struct {
 
 func (x *ShardTrailer) Reset() {
 	*x = ShardTrailer{}
-	mi := &file_blobstore_proto_msgTypes[1]
+	mi := &file_blobstore_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -107,7 +260,7 @@ func (x *ShardTrailer) String() string {
 func (*ShardTrailer) ProtoMessage() {}
 
 func (x *ShardTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[1]
+	mi := &file_blobstore_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -120,7 +273,7 @@ func (x *ShardTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardTrailer.ProtoReflect.Descriptor instead.
 func (*ShardTrailer) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{1}
+	return file_blobstore_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShardTrailer) GetExtentSize() uint64 {
@@ -150,7 +303,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[2]
+	mi := &file_blobstore_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -162,7 +315,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[2]
+	mi := &file_blobstore_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -175,7 +328,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{2}
+	return file_blobstore_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WriteShardRequest) GetHeader() *ShardHeader {
@@ -209,7 +362,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[3]
+	mi := &file_blobstore_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +374,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[3]
+	mi := &file_blobstore_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +387,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{3}
+	return file_blobstore_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WriteShardResponse) GetFileBytes() uint64 {
@@ -257,7 +410,7 @@ type ReadShardRequest struct {
 
 func (x *ReadShardRequest) Reset() {
 	*x = ReadShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[4]
+	mi := &file_blobstore_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +422,7 @@ func (x *ReadShardRequest) String() string {
 func (*ReadShardRequest) ProtoMessage() {}
 
 func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[4]
+	mi := &file_blobstore_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +435,7 @@ func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadShardRequest.ProtoReflect.Descriptor instead.
 func (*ReadShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{4}
+	return file_blobstore_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReadShardRequest) GetExtentId() []byte {
@@ -325,7 +478,7 @@ type ReadShardResponse struct {
 
 func (x *ReadShardResponse) Reset() {
 	*x = ReadShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[5]
+	mi := &file_blobstore_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +490,7 @@ func (x *ReadShardResponse) String() string {
 func (*ReadShardResponse) ProtoMessage() {}
 
 func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[5]
+	mi := &file_blobstore_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +503,7 @@ func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadShardResponse.ProtoReflect.Descriptor instead.
 func (*ReadShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{5}
+	return file_blobstore_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReadShardResponse) GetCellChecksums() []uint32 {
@@ -371,7 +524,16 @@ var File_blobstore_proto protoreflect.FileDescriptor
 
 const file_blobstore_proto_rawDesc = "" +
 	"\n" +
-	"\x0fblobstore.proto\x12\batoll.v1\x1a\rrecords.proto\"w\n" +
+	"\x0fblobstore.proto\x12\batoll.v1\x1a\rrecords.proto\";\n" +
+	"\rRepairRequest\x12*\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x14.atoll.v1.RepairTaskR\x05tasks\"u\n" +
+	"\n" +
+	"RepairTask\x12(\n" +
+	"\x06extent\x18\x01 \x01(\v2\x10.atoll.v1.ExtentR\x06extent\x12!\n" +
+	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x1a\n" +
+	"\breencode\x18\x03 \x01(\bR\breencode\"(\n" +
+	"\x0eRepairResponse\x12\x16\n" +
+	"\x06errors\x18\x01 \x03(\tR\x06errors\"w\n" +
 	"\vShardHeader\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
 	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12(\n" +
@@ -395,11 +557,12 @@ const file_blobstore_proto_rawDesc = "" +
 	"\x05cells\x18\x04 \x01(\rR\x05cells\"N\n" +
 	"\x11ReadShardResponse\x12%\n" +
 	"\x0ecell_checksums\x18\x01 \x03(\aR\rcellChecksums\x12\x12\n" +
-	"\x04data\x18\x0f \x01(\fR\x04data2\x99\x01\n" +
+	"\x04data\x18\x0f \x01(\fR\x04data2\xd6\x01\n" +
 	"\x06Shards\x12I\n" +
 	"\n" +
 	"WriteShard\x12\x1b.atoll.v1.WriteShardRequest\x1a\x1c.atoll.v1.WriteShardResponse(\x01\x12D\n" +
-	"\tReadShard\x12\x1a.atoll.v1.ReadShardRequest\x1a\x1b.atoll.v1.ReadShardResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\tReadShard\x12\x1a.atoll.v1.ReadShardRequest\x1a\x1b.atoll.v1.ReadShardResponse\x12;\n" +
+	"\x06Repair\x12\x17.atoll.v1.RepairRequest\x1a\x18.atoll.v1.RepairResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_blobstore_proto_rawDescOnce sync.Once
@@ -413,29 +576,37 @@ func file_blobstore_proto_rawDescGZIP() []byte {
 	return file_blobstore_proto_rawDescData
 }
 
-var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_blobstore_proto_goTypes = []any{
-	(*ShardHeader)(nil),        // 0: atoll.v1.ShardHeader
-	(*ShardTrailer)(nil),       // 1: atoll.v1.ShardTrailer
-	(*WriteShardRequest)(nil),  // 2: atoll.v1.WriteShardRequest
-	(*WriteShardResponse)(nil), // 3: atoll.v1.WriteShardResponse
-	(*ReadShardRequest)(nil),   // 4: atoll.v1.ReadShardRequest
-	(*ReadShardResponse)(nil),  // 5: atoll.v1.ReadShardResponse
-	(*Layout)(nil),             // 6: atoll.v1.Layout
+	(*RepairRequest)(nil),      // 0: atoll.v1.RepairRequest
+	(*RepairTask)(nil),         // 1: atoll.v1.RepairTask
+	(*RepairResponse)(nil),     // 2: atoll.v1.RepairResponse
+	(*ShardHeader)(nil),        // 3: atoll.v1.ShardHeader
+	(*ShardTrailer)(nil),       // 4: atoll.v1.ShardTrailer
+	(*WriteShardRequest)(nil),  // 5: atoll.v1.WriteShardRequest
+	(*WriteShardResponse)(nil), // 6: atoll.v1.WriteShardResponse
+	(*ReadShardRequest)(nil),   // 7: atoll.v1.ReadShardRequest
+	(*ReadShardResponse)(nil),  // 8: atoll.v1.ReadShardResponse
+	(*Extent)(nil),             // 9: atoll.v1.Extent
+	(*Layout)(nil),             // 10: atoll.v1.Layout
 }
 var file_blobstore_proto_depIdxs = []int32{
-	6, // 0: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
-	0, // 1: atoll.v1.WriteShardRequest.header:type_name -> atoll.v1.ShardHeader
-	1, // 2: atoll.v1.WriteShardRequest.trailer:type_name -> atoll.v1.ShardTrailer
-	2, // 3: atoll.v1.Shards.WriteShard:input_type -> atoll.v1.WriteShardRequest
-	4, // 4: atoll.v1.Shards.ReadShard:input_type -> atoll.v1.ReadShardRequest
-	3, // 5: atoll.v1.Shards.WriteShard:output_type -> atoll.v1.WriteShardResponse
-	5, // 6: atoll.v1.Shards.ReadShard:output_type -> atoll.v1.ReadShardResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1,  // 0: atoll.v1.RepairRequest.tasks:type_name -> atoll.v1.RepairTask
+	9,  // 1: atoll.v1.RepairTask.extent:type_name -> atoll.v1.Extent
+	10, // 2: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
+	3,  // 3: atoll.v1.WriteShardRequest.header:type_name -> atoll.v1.ShardHeader
+	4,  // 4: atoll.v1.WriteShardRequest.trailer:type_name -> atoll.v1.ShardTrailer
+	5,  // 5: atoll.v1.Shards.WriteShard:input_type -> atoll.v1.WriteShardRequest
+	7,  // 6: atoll.v1.Shards.ReadShard:input_type -> atoll.v1.ReadShardRequest
+	0,  // 7: atoll.v1.Shards.Repair:input_type -> atoll.v1.RepairRequest
+	6,  // 8: atoll.v1.Shards.WriteShard:output_type -> atoll.v1.WriteShardResponse
+	8,  // 9: atoll.v1.Shards.ReadShard:output_type -> atoll.v1.ReadShardResponse
+	2,  // 10: atoll.v1.Shards.Repair:output_type -> atoll.v1.RepairResponse
+	8,  // [8:11] is the sub-list for method output_type
+	5,  // [5:8] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_blobstore_proto_init() }
@@ -450,7 +621,7 @@ func file_blobstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blobstore_proto_rawDesc), len(file_blobstore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

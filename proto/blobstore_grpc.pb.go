@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Shards_WriteShard_FullMethodName = "/atoll.v1.Shards/WriteShard"
 	Shards_ReadShard_FullMethodName  = "/atoll.v1.Shards/ReadShard"
+	Shards_Repair_FullMethodName     = "/atoll.v1.Shards/Repair"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -38,6 +39,9 @@ type ShardsClient interface {
 	// ReadShard returns a run of whole cells of one shard with their checksums.
 	// The caller verifies them, so that rot is found where the bytes are used.
 	ReadShard(ctx context.Context, in *ReadShardRequest, opts ...grpc.CallOption) (*ReadShardResponse, error)
+	// Repair has the answering node rebuild shards on its own disk, or store
+	// extents anew, and record that. The answer comes when all tasks have ended.
+	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 }
 
 type shardsClient struct {
@@ -71,6 +75,16 @@ func (c *shardsClient) ReadShard(ctx context.Context, in *ReadShardRequest, opts
 	return out, nil
 }
 
+func (c *shardsClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Shards_Repair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ShardsServer is the server API for Shards service.
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
@@ -84,6 +98,9 @@ type ShardsServer interface {
 	// ReadShard returns a run of whole cells of one shard with their checksums.
 	// The caller verifies them, so that rot is found where the bytes are used.
 	ReadShard(context.Context, *ReadShardRequest) (*ReadShardResponse, error)
+	// Repair has the answering node rebuild shards on its own disk, or store
+	// extents anew, and record that. The answer comes when all tasks have ended.
+	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
 
@@ -99,6 +116,9 @@ func (UnimplementedShardsServer) WriteShard(grpc.ClientStreamingServer[WriteShar
 }
 func (UnimplementedShardsServer) ReadShard(context.Context, *ReadShardRequest) (*ReadShardResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadShard not implemented")
+}
+func (UnimplementedShardsServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
 }
 func (UnimplementedShardsServer) mustEmbedUnimplementedShardsServer() {}
 func (UnimplementedShardsServer) testEmbeddedByValue()                {}
@@ -146,6 +166,24 @@ func _Shards_ReadShard_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Repair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Repair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Repair(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Shards_ServiceDesc is the grpc.ServiceDesc for Shards service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -156,6 +194,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadShard",
 			Handler:    _Shards_ReadShard_Handler,
+		},
+		{
+			MethodName: "Repair",
+			Handler:    _Shards_Repair_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -56,6 +56,8 @@ const (
 	Refusal_REFUSAL_PRECONDITION Refusal = 16
 	// A signing key with this id, or a later one, is there.
 	Refusal_REFUSAL_KEY_KNOWN Refusal = 17
+	// No blob or upload names the extent any more.
+	Refusal_REFUSAL_EXTENT_UNKNOWN Refusal = 18
 )
 
 // Enum value maps for Refusal.
@@ -79,6 +81,7 @@ var (
 		15: "REFUSAL_EXPIRED",
 		16: "REFUSAL_PRECONDITION",
 		17: "REFUSAL_KEY_KNOWN",
+		18: "REFUSAL_EXTENT_UNKNOWN",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -99,6 +102,7 @@ var (
 		"REFUSAL_EXPIRED":            15,
 		"REFUSAL_PRECONDITION":       16,
 		"REFUSAL_KEY_KNOWN":          17,
+		"REFUSAL_EXTENT_UNKNOWN":     18,
 	}
 )
 
@@ -164,6 +168,11 @@ type Command struct {
 	//	*Command_Expire
 	//	*Command_Checkpoint
 	//	*Command_PutSigningKey
+	//	*Command_MoveShards
+	//	*Command_ReplaceExtent
+	//	*Command_ReportShards
+	//	*Command_SetLiveness
+	//	*Command_PutSettings
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -389,6 +398,51 @@ func (x *Command) GetPutSigningKey() *PutSigningKey {
 	return nil
 }
 
+func (x *Command) GetMoveShards() *MoveShards {
+	if x != nil {
+		if x, ok := x.Body.(*Command_MoveShards); ok {
+			return x.MoveShards
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReplaceExtent() *ReplaceExtent {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReplaceExtent); ok {
+			return x.ReplaceExtent
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReportShards() *ReportShards {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReportShards); ok {
+			return x.ReportShards
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetLiveness() *SetLiveness {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetLiveness); ok {
+			return x.SetLiveness
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutSettings() *PutSettings {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutSettings); ok {
+			return x.PutSettings
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -465,6 +519,26 @@ type Command_PutSigningKey struct {
 	PutSigningKey *PutSigningKey `protobuf:"bytes,42,opt,name=put_signing_key,json=putSigningKey,proto3,oneof"`
 }
 
+type Command_MoveShards struct {
+	MoveShards *MoveShards `protobuf:"bytes,50,opt,name=move_shards,json=moveShards,proto3,oneof"`
+}
+
+type Command_ReplaceExtent struct {
+	ReplaceExtent *ReplaceExtent `protobuf:"bytes,51,opt,name=replace_extent,json=replaceExtent,proto3,oneof"`
+}
+
+type Command_ReportShards struct {
+	ReportShards *ReportShards `protobuf:"bytes,52,opt,name=report_shards,json=reportShards,proto3,oneof"`
+}
+
+type Command_SetLiveness struct {
+	SetLiveness *SetLiveness `protobuf:"bytes,53,opt,name=set_liveness,json=setLiveness,proto3,oneof"`
+}
+
+type Command_PutSettings struct {
+	PutSettings *PutSettings `protobuf:"bytes,54,opt,name=put_settings,json=putSettings,proto3,oneof"`
+}
+
 func (*Command_InitCluster) isCommand_Body() {}
 
 func (*Command_PutNode) isCommand_Body() {}
@@ -500,6 +574,16 @@ func (*Command_Expire) isCommand_Body() {}
 func (*Command_Checkpoint) isCommand_Body() {}
 
 func (*Command_PutSigningKey) isCommand_Body() {}
+
+func (*Command_MoveShards) isCommand_Body() {}
+
+func (*Command_ReplaceExtent) isCommand_Body() {}
+
+func (*Command_ReportShards) isCommand_Body() {}
+
+func (*Command_SetLiveness) isCommand_Body() {}
+
+func (*Command_PutSettings) isCommand_Body() {}
 
 // InitCluster names the cluster. Refused when it has another name already.
 type InitCluster struct {
@@ -1564,6 +1648,331 @@ func (x *PutSigningKey) GetKey() *SigningKey {
 	return nil
 }
 
+// MoveShards records where shards are now. Each move stands for itself: one whose
+// extent is gone, whose shard is not where it was, or whose new holder may not
+// have it, is left out, and what was stored for it is garbage.
+type MoveShards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*ShardMove           `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveShards) Reset() {
+	*x = MoveShards{}
+	mi := &file_command_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveShards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveShards) ProtoMessage() {}
+
+func (x *MoveShards) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveShards.ProtoReflect.Descriptor instead.
+func (*MoveShards) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *MoveShards) GetMoves() []*ShardMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type ShardMove struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExtentId    []byte                 `protobuf:"bytes,1,opt,name=extent_id,json=extentId,proto3" json:"extent_id,omitempty"`
+	ShardNumber uint32                 `protobuf:"varint,2,opt,name=shard_number,json=shardNumber,proto3" json:"shard_number,omitempty"`
+	// The holder that the mover saw; empty for none.
+	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// The node on which the shard is durable. The same as from for one that was
+	// rebuilt in place.
+	To            string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardMove) Reset() {
+	*x = ShardMove{}
+	mi := &file_command_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardMove) ProtoMessage() {}
+
+func (x *ShardMove) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardMove.ProtoReflect.Descriptor instead.
+func (*ShardMove) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ShardMove) GetExtentId() []byte {
+	if x != nil {
+		return x.ExtentId
+	}
+	return nil
+}
+
+func (x *ShardMove) GetShardNumber() uint32 {
+	if x != nil {
+		return x.ShardNumber
+	}
+	return 0
+}
+
+func (x *ShardMove) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ShardMove) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// ReplaceExtent puts extents in the place of one with the same bytes: stored in
+// another layout, or on other nodes.
+type ReplaceExtent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ExtentId      []byte                 `protobuf:"bytes,1,opt,name=extent_id,json=extentId,proto3" json:"extent_id,omitempty"`
+	Extents       []*Extent              `protobuf:"bytes,2,rep,name=extents,proto3" json:"extents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceExtent) Reset() {
+	*x = ReplaceExtent{}
+	mi := &file_command_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceExtent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceExtent) ProtoMessage() {}
+
+func (x *ReplaceExtent) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceExtent.ProtoReflect.Descriptor instead.
+func (*ReplaceExtent) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReplaceExtent) GetExtentId() []byte {
+	if x != nil {
+		return x.ExtentId
+	}
+	return nil
+}
+
+func (x *ReplaceExtent) GetExtents() []*Extent {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
+// ReportShards says that shards are lost or damaged. Reports of shards that are
+// not where the reporter thinks are left out.
+type ReportShards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shards        []*ShardRef            `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportShards) Reset() {
+	*x = ReportShards{}
+	mi := &file_command_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportShards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportShards) ProtoMessage() {}
+
+func (x *ReportShards) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportShards.ProtoReflect.Descriptor instead.
+func (*ReportShards) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReportShards) GetShards() []*ShardRef {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+// SetLiveness records what the leader has seen of a node.
+type SetLiveness struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Liveness      Liveness               `protobuf:"varint,2,opt,name=liveness,proto3,enum=atoll.v1.Liveness" json:"liveness,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLiveness) Reset() {
+	*x = SetLiveness{}
+	mi := &file_command_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLiveness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLiveness) ProtoMessage() {}
+
+func (x *SetLiveness) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLiveness.ProtoReflect.Descriptor instead.
+func (*SetLiveness) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetLiveness) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetLiveness) GetLiveness() Liveness {
+	if x != nil {
+		return x.Liveness
+	}
+	return Liveness_LIVENESS_UNSPECIFIED
+}
+
+// PutSettings changes the cluster's settings, if they are still those that the
+// proposer saw.
+type PutSettings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Previous      *Settings              `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSettings) Reset() {
+	*x = PutSettings{}
+	mi := &file_command_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSettings) ProtoMessage() {}
+
+func (x *PutSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
+func (*PutSettings) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PutSettings) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *PutSettings) GetPrevious() *Settings {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
 // Expire drops what is over its time: uploads, finished markers, untagged
 // manifests, and blobs that no manifest refers to. The leader proposes it now and then. Times are absolute, so that
 // the state machine decides without a clock.
@@ -1586,7 +1995,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +2007,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +2020,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -1664,7 +2073,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2085,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2098,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19}
+	return file_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -1723,15 +2132,17 @@ type Result struct {
 	Renewed uint32 `protobuf:"varint,8,opt,name=renewed,proto3" json:"renewed,omitempty"`
 	// With REFUSAL_PRECONDITION: the tag that it does not hold of, or empty, and the
 	// digest found, or empty.
-	Tag           string `protobuf:"bytes,6,opt,name=tag,proto3" json:"tag,omitempty"`
-	Digest        string `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
+	Tag    string `protobuf:"bytes,6,opt,name=tag,proto3" json:"tag,omitempty"`
+	Digest string `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
+	// How many moves of MoveShards were carried out.
+	Moved         uint32 `protobuf:"varint,9,opt,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +2154,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +2167,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{20}
+	return file_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -1815,11 +2226,18 @@ func (x *Result) GetDigest() string {
 	return ""
 }
 
+func (x *Result) GetMoved() uint32 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
 var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xa1\t\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd3\v\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -1851,7 +2269,13 @@ const file_command_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18) \x01(\v2\x14.atoll.v1.CheckpointH\x00R\n" +
 	"checkpoint\x12A\n" +
-	"\x0fput_signing_key\x18* \x01(\v2\x17.atoll.v1.PutSigningKeyH\x00R\rputSigningKeyB\x06\n" +
+	"\x0fput_signing_key\x18* \x01(\v2\x17.atoll.v1.PutSigningKeyH\x00R\rputSigningKey\x127\n" +
+	"\vmove_shards\x182 \x01(\v2\x14.atoll.v1.MoveShardsH\x00R\n" +
+	"moveShards\x12@\n" +
+	"\x0ereplace_extent\x183 \x01(\v2\x17.atoll.v1.ReplaceExtentH\x00R\rreplaceExtent\x12=\n" +
+	"\rreport_shards\x184 \x01(\v2\x16.atoll.v1.ReportShardsH\x00R\freportShards\x12:\n" +
+	"\fset_liveness\x185 \x01(\v2\x15.atoll.v1.SetLivenessH\x00R\vsetLiveness\x12:\n" +
+	"\fput_settings\x186 \x01(\v2\x15.atoll.v1.PutSettingsH\x00R\vputSettingsB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -1951,7 +2375,26 @@ const file_command_proto_rawDesc = "" +
 	"repository\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"7\n" +
 	"\rPutSigningKey\x12&\n" +
-	"\x03key\x18\x01 \x01(\v2\x14.atoll.v1.SigningKeyR\x03key\"\xf4\x01\n" +
+	"\x03key\x18\x01 \x01(\v2\x14.atoll.v1.SigningKeyR\x03key\"7\n" +
+	"\n" +
+	"MoveShards\x12)\n" +
+	"\x05moves\x18\x01 \x03(\v2\x13.atoll.v1.ShardMoveR\x05moves\"o\n" +
+	"\tShardMove\x12\x1b\n" +
+	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
+	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\"X\n" +
+	"\rReplaceExtent\x12\x1b\n" +
+	"\textent_id\x18\x01 \x01(\fR\bextentId\x12*\n" +
+	"\aextents\x18\x02 \x03(\v2\x10.atoll.v1.ExtentR\aextents\":\n" +
+	"\fReportShards\x12*\n" +
+	"\x06shards\x18\x01 \x03(\v2\x12.atoll.v1.ShardRefR\x06shards\"M\n" +
+	"\vSetLiveness\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
+	"\bliveness\x18\x02 \x01(\x0e2\x12.atoll.v1.LivenessR\bliveness\"m\n" +
+	"\vPutSettings\x12.\n" +
+	"\bsettings\x18\x01 \x01(\v2\x12.atoll.v1.SettingsR\bsettings\x12.\n" +
+	"\bprevious\x18\x02 \x01(\v2\x12.atoll.v1.SettingsR\bprevious\"\xf4\x01\n" +
 	"\x06Expire\x123\n" +
 	"\x16uploads_before_unix_ms\x18\x01 \x01(\x03R\x13uploadsBeforeUnixMs\x125\n" +
 	"\x17finished_before_unix_ms\x18\x02 \x01(\x03R\x14finishedBeforeUnixMs\x12/\n" +
@@ -1961,7 +2404,7 @@ const file_command_proto_rawDesc = "" +
 	"\n" +
 	"Checkpoint\x12%\n" +
 	"\x0eprevious_index\x18\x01 \x01(\x04R\rpreviousIndex\x12#\n" +
-	"\rprevious_hash\x18\x02 \x01(\fR\fpreviousHash\"\xe6\x01\n" +
+	"\rprevious_hash\x18\x02 \x01(\fR\fpreviousHash\"\xfc\x01\n" +
 	"\x06Result\x12+\n" +
 	"\arefusal\x18\x01 \x01(\x0e2\x11.atoll.v1.RefusalR\arefusal\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1f\n" +
@@ -1971,7 +2414,8 @@ const file_command_proto_rawDesc = "" +
 	"\aexpired\x18\x05 \x01(\rR\aexpired\x12\x18\n" +
 	"\arenewed\x18\b \x01(\rR\arenewed\x12\x10\n" +
 	"\x03tag\x18\x06 \x01(\tR\x03tag\x12\x16\n" +
-	"\x06digest\x18\a \x01(\tR\x06digest*\xe4\x03\n" +
+	"\x06digest\x18\a \x01(\tR\x06digest\x12\x14\n" +
+	"\x05moved\x18\t \x01(\rR\x05moved*\x80\x04\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -1991,7 +2435,8 @@ const file_command_proto_rawDesc = "" +
 	"\x0fREFUSAL_INVALID\x10\x0e\x12\x13\n" +
 	"\x0fREFUSAL_EXPIRED\x10\x0f\x12\x18\n" +
 	"\x14REFUSAL_PRECONDITION\x10\x10\x12\x15\n" +
-	"\x11REFUSAL_KEY_KNOWN\x10\x11B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x11REFUSAL_KEY_KNOWN\x10\x11\x12\x1a\n" +
+	"\x16REFUSAL_EXTENT_UNKNOWN\x10\x12B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -2006,7 +2451,7 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_command_proto_goTypes = []any{
 	(Refusal)(0),           // 0: atoll.v1.Refusal
 	(*Command)(nil),        // 1: atoll.v1.Command
@@ -2027,15 +2472,24 @@ var file_command_proto_goTypes = []any{
 	(*DeleteTag)(nil),      // 16: atoll.v1.DeleteTag
 	(*RenewManifest)(nil),  // 17: atoll.v1.RenewManifest
 	(*PutSigningKey)(nil),  // 18: atoll.v1.PutSigningKey
-	(*Expire)(nil),         // 19: atoll.v1.Expire
-	(*Checkpoint)(nil),     // 20: atoll.v1.Checkpoint
-	(*Result)(nil),         // 21: atoll.v1.Result
-	(*Node)(nil),           // 22: atoll.v1.Node
-	(NodeState)(0),         // 23: atoll.v1.NodeState
-	(*Extent)(nil),         // 24: atoll.v1.Extent
-	(*HashState)(nil),      // 25: atoll.v1.HashState
-	(*Manifest)(nil),       // 26: atoll.v1.Manifest
-	(*SigningKey)(nil),     // 27: atoll.v1.SigningKey
+	(*MoveShards)(nil),     // 19: atoll.v1.MoveShards
+	(*ShardMove)(nil),      // 20: atoll.v1.ShardMove
+	(*ReplaceExtent)(nil),  // 21: atoll.v1.ReplaceExtent
+	(*ReportShards)(nil),   // 22: atoll.v1.ReportShards
+	(*SetLiveness)(nil),    // 23: atoll.v1.SetLiveness
+	(*PutSettings)(nil),    // 24: atoll.v1.PutSettings
+	(*Expire)(nil),         // 25: atoll.v1.Expire
+	(*Checkpoint)(nil),     // 26: atoll.v1.Checkpoint
+	(*Result)(nil),         // 27: atoll.v1.Result
+	(*Node)(nil),           // 28: atoll.v1.Node
+	(NodeState)(0),         // 29: atoll.v1.NodeState
+	(*Extent)(nil),         // 30: atoll.v1.Extent
+	(*HashState)(nil),      // 31: atoll.v1.HashState
+	(*Manifest)(nil),       // 32: atoll.v1.Manifest
+	(*SigningKey)(nil),     // 33: atoll.v1.SigningKey
+	(*ShardRef)(nil),       // 34: atoll.v1.ShardRef
+	(Liveness)(0),          // 35: atoll.v1.Liveness
+	(*Settings)(nil),       // 36: atoll.v1.Settings
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
@@ -2053,27 +2507,38 @@ var file_command_proto_depIdxs = []int32{
 	16, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
 	17, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
 	15, // 14: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
-	19, // 15: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	20, // 16: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	25, // 15: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	26, // 16: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
 	18, // 17: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
-	22, // 18: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	23, // 19: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	24, // 20: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	25, // 21: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	24, // 22: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	26, // 23: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	24, // 24: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	12, // 25: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 26: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 27: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
-	12, // 28: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	27, // 29: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	0,  // 30: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	19, // 18: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
+	21, // 19: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
+	22, // 20: atoll.v1.Command.report_shards:type_name -> atoll.v1.ReportShards
+	23, // 21: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
+	24, // 22: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
+	28, // 23: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	29, // 24: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	30, // 25: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	31, // 26: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	30, // 27: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	32, // 28: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	30, // 29: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	12, // 30: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 31: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	12, // 32: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	12, // 33: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	33, // 34: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	20, // 35: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
+	30, // 36: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
+	34, // 37: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
+	35, // 38: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
+	36, // 39: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
+	36, // 40: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
+	0,  // 41: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2101,6 +2566,11 @@ func file_command_proto_init() {
 		(*Command_Expire)(nil),
 		(*Command_Checkpoint)(nil),
 		(*Command_PutSigningKey)(nil),
+		(*Command_MoveShards)(nil),
+		(*Command_ReplaceExtent)(nil),
+		(*Command_ReportShards)(nil),
+		(*Command_SetLiveness)(nil),
+		(*Command_PutSettings)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2108,7 +2578,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -81,6 +81,59 @@ func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_records_proto_rawDescGZIP(), []int{0}
 }
 
+// Liveness is what the leader has seen of a node's heartbeats.
+type Liveness int32
+
+const (
+	// It answers, or nobody has watched it yet.
+	Liveness_LIVENESS_UNSPECIFIED Liveness = 0
+	// It has not answered for some seconds. Its shards are waited for.
+	Liveness_LIVENESS_UNREACHABLE Liveness = 1
+	// It has not answered for so long that its shards are rebuilt elsewhere.
+	Liveness_LIVENESS_DOWN Liveness = 2
+)
+
+// Enum value maps for Liveness.
+var (
+	Liveness_name = map[int32]string{
+		0: "LIVENESS_UNSPECIFIED",
+		1: "LIVENESS_UNREACHABLE",
+		2: "LIVENESS_DOWN",
+	}
+	Liveness_value = map[string]int32{
+		"LIVENESS_UNSPECIFIED": 0,
+		"LIVENESS_UNREACHABLE": 1,
+		"LIVENESS_DOWN":        2,
+	}
+)
+
+func (x Liveness) Enum() *Liveness {
+	p := new(Liveness)
+	*p = x
+	return p
+}
+
+func (x Liveness) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Liveness) Descriptor() protoreflect.EnumDescriptor {
+	return file_records_proto_enumTypes[1].Descriptor()
+}
+
+func (Liveness) Type() protoreflect.EnumType {
+	return &file_records_proto_enumTypes[1]
+}
+
+func (x Liveness) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Liveness.Descriptor instead.
+func (Liveness) EnumDescriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{1}
+}
+
 // Layout says how an extent is cut into shards.
 type Layout struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -156,7 +209,11 @@ type Extent struct {
 	// Placement: the id of the node that holds the shard with this shard number.
 	// Always data_shards + parity_shards long. An empty string says that no node
 	// has that shard: the extent is degraded and waits for repair.
-	Holders       []string `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`
+	Holders []string `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`
+	// Shard numbers, ascending, of shards whose holders have lost them or have
+	// something else, as far as somebody has reported. Such a shard counts as
+	// missing, but is not forgotten: part of it may be the last good copy.
+	DamagedShards []uint32 `protobuf:"varint,5,rep,packed,name=damaged_shards,json=damagedShards,proto3" json:"damaged_shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -219,6 +276,129 @@ func (x *Extent) GetHolders() []string {
 	return nil
 }
 
+func (x *Extent) GetDamagedShards() []uint32 {
+	if x != nil {
+		return x.DamagedShards
+	}
+	return nil
+}
+
+// ShardRef names one shard on one node.
+type ShardRef struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExtentId    []byte                 `protobuf:"bytes,1,opt,name=extent_id,json=extentId,proto3" json:"extent_id,omitempty"`
+	ShardNumber uint32                 `protobuf:"varint,2,opt,name=shard_number,json=shardNumber,proto3" json:"shard_number,omitempty"`
+	// The node that holds it, or should.
+	NodeId        string `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRef) Reset() {
+	*x = ShardRef{}
+	mi := &file_records_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRef) ProtoMessage() {}
+
+func (x *ShardRef) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRef.ProtoReflect.Descriptor instead.
+func (*ShardRef) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShardRef) GetExtentId() []byte {
+	if x != nil {
+		return x.ExtentId
+	}
+	return nil
+}
+
+func (x *ShardRef) GetShardNumber() uint32 {
+	if x != nil {
+		return x.ShardNumber
+	}
+	return 0
+}
+
+func (x *ShardRef) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+// ShardUsage is what one node holds according to the records.
+type ShardUsage struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shards uint64                 `protobuf:"varint,1,opt,name=shards,proto3" json:"shards,omitempty"`
+	// Bytes of the shards' cells, without what the files have around them.
+	Bytes         uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardUsage) Reset() {
+	*x = ShardUsage{}
+	mi := &file_records_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardUsage) ProtoMessage() {}
+
+func (x *ShardUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardUsage.ProtoReflect.Descriptor instead.
+func (*ShardUsage) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ShardUsage) GetShards() uint64 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *ShardUsage) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // Blob is a blob's metadata as it is read: the record with its extents.
 type Blob struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -233,7 +413,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_records_proto_msgTypes[2]
+	mi := &file_records_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +425,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[2]
+	mi := &file_records_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +438,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{2}
+	return file_records_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Blob) GetDigest() string {
@@ -300,7 +480,7 @@ type BlobRecord struct {
 
 func (x *BlobRecord) Reset() {
 	*x = BlobRecord{}
-	mi := &file_records_proto_msgTypes[3]
+	mi := &file_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -312,7 +492,7 @@ func (x *BlobRecord) String() string {
 func (*BlobRecord) ProtoMessage() {}
 
 func (x *BlobRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[3]
+	mi := &file_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -325,7 +505,7 @@ func (x *BlobRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRecord.ProtoReflect.Descriptor instead.
 func (*BlobRecord) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{3}
+	return file_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BlobRecord) GetSize() uint64 {
@@ -378,7 +558,7 @@ type ExtentRecord struct {
 
 func (x *ExtentRecord) Reset() {
 	*x = ExtentRecord{}
-	mi := &file_records_proto_msgTypes[4]
+	mi := &file_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +570,7 @@ func (x *ExtentRecord) String() string {
 func (*ExtentRecord) ProtoMessage() {}
 
 func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[4]
+	mi := &file_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +583,7 @@ func (x *ExtentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentRecord.ProtoReflect.Descriptor instead.
 func (*ExtentRecord) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{4}
+	return file_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExtentRecord) GetExtent() *Extent {
@@ -464,7 +644,7 @@ type Repository struct {
 
 func (x *Repository) Reset() {
 	*x = Repository{}
-	mi := &file_records_proto_msgTypes[5]
+	mi := &file_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +656,7 @@ func (x *Repository) String() string {
 func (*Repository) ProtoMessage() {}
 
 func (x *Repository) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[5]
+	mi := &file_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +669,7 @@ func (x *Repository) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repository.ProtoReflect.Descriptor instead.
 func (*Repository) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{5}
+	return file_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Repository) GetCreatedUnixMs() int64 {
@@ -511,7 +691,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_records_proto_msgTypes[6]
+	mi := &file_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +703,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[6]
+	mi := &file_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +716,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{6}
+	return file_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Link) GetCreatedUnixMs() int64 {
@@ -566,7 +746,7 @@ type HashState struct {
 
 func (x *HashState) Reset() {
 	*x = HashState{}
-	mi := &file_records_proto_msgTypes[7]
+	mi := &file_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +758,7 @@ func (x *HashState) String() string {
 func (*HashState) ProtoMessage() {}
 
 func (x *HashState) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[7]
+	mi := &file_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +771,7 @@ func (x *HashState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashState.ProtoReflect.Descriptor instead.
 func (*HashState) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{7}
+	return file_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HashState) GetAlgorithm() string {
@@ -630,7 +810,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_records_proto_msgTypes[8]
+	mi := &file_records_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +822,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[8]
+	mi := &file_records_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +835,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{8}
+	return file_records_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Upload) GetId() string {
@@ -730,7 +910,7 @@ type UploadRecord struct {
 
 func (x *UploadRecord) Reset() {
 	*x = UploadRecord{}
-	mi := &file_records_proto_msgTypes[9]
+	mi := &file_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +922,7 @@ func (x *UploadRecord) String() string {
 func (*UploadRecord) ProtoMessage() {}
 
 func (x *UploadRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[9]
+	mi := &file_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +935,7 @@ func (x *UploadRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadRecord.ProtoReflect.Descriptor instead.
 func (*UploadRecord) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{9}
+	return file_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UploadRecord) GetRepository() string {
@@ -819,7 +999,7 @@ type Descriptor struct {
 
 func (x *Descriptor) Reset() {
 	*x = Descriptor{}
-	mi := &file_records_proto_msgTypes[10]
+	mi := &file_records_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1011,7 @@ func (x *Descriptor) String() string {
 func (*Descriptor) ProtoMessage() {}
 
 func (x *Descriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[10]
+	mi := &file_records_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1024,7 @@ func (x *Descriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
 func (*Descriptor) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{10}
+	return file_records_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Descriptor) GetMediaType() string {
@@ -900,7 +1080,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_records_proto_msgTypes[11]
+	mi := &file_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1092,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[11]
+	mi := &file_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1105,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{11}
+	return file_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Manifest) GetDigest() string {
@@ -1023,7 +1203,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_records_proto_msgTypes[12]
+	mi := &file_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1215,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[12]
+	mi := &file_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1228,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{12}
+	return file_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Tag) GetDigest() string {
@@ -1063,6 +1243,81 @@ func (x *Tag) GetUpdatedUnixMs() int64 {
 		return x.UpdatedUnixMs
 	}
 	return 0
+}
+
+// Settings are what an operator changes for the whole cluster while it runs.
+type Settings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of shards a second that each node rebuilds, moves or re-encodes at
+	// most; 0 for no bound.
+	RepairBytesPerSecond uint64 `protobuf:"varint,1,opt,name=repair_bytes_per_second,json=repairBytesPerSecond,proto3" json:"repair_bytes_per_second,omitempty"`
+	// Extents that each node works on at once; at least 1.
+	RepairConcurrency uint32 `protobuf:"varint,2,opt,name=repair_concurrency,json=repairConcurrency,proto3" json:"repair_concurrency,omitempty"`
+	// True while no shard is moved for the sake of balance.
+	RebalancePaused bool `protobuf:"varint,3,opt,name=rebalance_paused,json=rebalancePaused,proto3" json:"rebalance_paused,omitempty"`
+	// True from an operator's request on, until every extent has the layout that a
+	// new one would get.
+	Reencode      bool `protobuf:"varint,4,opt,name=reencode,proto3" json:"reencode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_records_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Settings) GetRepairBytesPerSecond() uint64 {
+	if x != nil {
+		return x.RepairBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Settings) GetRepairConcurrency() uint32 {
+	if x != nil {
+		return x.RepairConcurrency
+	}
+	return 0
+}
+
+func (x *Settings) GetRebalancePaused() bool {
+	if x != nil {
+		return x.RebalancePaused
+	}
+	return false
+}
+
+func (x *Settings) GetReencode() bool {
+	if x != nil {
+		return x.Reencode
+	}
+	return false
 }
 
 // Node is a member of the cluster.
@@ -1086,14 +1341,17 @@ type Node struct {
 	JoinedUnixMs  int64     `protobuf:"varint,9,opt,name=joined_unix_ms,json=joinedUnixMs,proto3" json:"joined_unix_ms,omitempty"`
 	// Base URL of the registry port if the operator has said that clients reach it
 	// there; empty otherwise. Redirects go nowhere else.
-	RedirectUrl   string `protobuf:"bytes,10,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RedirectUrl string   `protobuf:"bytes,10,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
+	Liveness    Liveness `protobuf:"varint,11,opt,name=liveness,proto3,enum=atoll.v1.Liveness" json:"liveness,omitempty"`
+	// When the liveness last changed, by the leader's clock.
+	LivenessUnixMs int64 `protobuf:"varint,12,opt,name=liveness_unix_ms,json=livenessUnixMs,proto3" json:"liveness_unix_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_records_proto_msgTypes[13]
+	mi := &file_records_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1363,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[13]
+	mi := &file_records_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1376,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{13}
+	return file_records_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Node) GetId() string {
@@ -1191,6 +1449,20 @@ func (x *Node) GetRedirectUrl() string {
 	return ""
 }
 
+func (x *Node) GetLiveness() Liveness {
+	if x != nil {
+		return x.Liveness
+	}
+	return Liveness_LIVENESS_UNSPECIFIED
+}
+
+func (x *Node) GetLivenessUnixMs() int64 {
+	if x != nil {
+		return x.LivenessUnixMs
+	}
+	return 0
+}
+
 // SigningKey signs what one node promises and another redeems, such as the
 // targets of redirects. Secret: it must not be printed.
 type SigningKey struct {
@@ -1206,7 +1478,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_records_proto_msgTypes[14]
+	mi := &file_records_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1490,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[14]
+	mi := &file_records_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1503,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{14}
+	return file_records_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SigningKey) GetId() uint32 {
@@ -1265,12 +1537,21 @@ const file_records_proto_rawDesc = "" +
 	"dataShards\x12#\n" +
 	"\rparity_shards\x18\x02 \x01(\rR\fparityShards\x12\x1d\n" +
 	"\n" +
-	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"p\n" +
+	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"\x97\x01\n" +
 	"\x06Extent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12(\n" +
 	"\x06layout\x18\x03 \x01(\v2\x10.atoll.v1.LayoutR\x06layout\x12\x18\n" +
-	"\aholders\x18\x04 \x03(\tR\aholders\"^\n" +
+	"\aholders\x18\x04 \x03(\tR\aholders\x12%\n" +
+	"\x0edamaged_shards\x18\x05 \x03(\rR\rdamagedShards\"c\n" +
+	"\bShardRef\x12\x1b\n" +
+	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
+	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\":\n" +
+	"\n" +
+	"ShardUsage\x12\x16\n" +
+	"\x06shards\x18\x01 \x01(\x04R\x06shards\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"^\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12*\n" +
@@ -1350,7 +1631,12 @@ const file_records_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x03Tag\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12&\n" +
-	"\x0fupdated_unix_ms\x18\x02 \x01(\x03R\rupdatedUnixMs\"\xd4\x02\n" +
+	"\x0fupdated_unix_ms\x18\x02 \x01(\x03R\rupdatedUnixMs\"\xb7\x01\n" +
+	"\bSettings\x125\n" +
+	"\x17repair_bytes_per_second\x18\x01 \x01(\x04R\x14repairBytesPerSecond\x12-\n" +
+	"\x12repair_concurrency\x18\x02 \x01(\rR\x11repairConcurrency\x12)\n" +
+	"\x10rebalance_paused\x18\x03 \x01(\bR\x0frebalancePaused\x12\x1a\n" +
+	"\breencode\x18\x04 \x01(\bR\breencode\"\xae\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
@@ -1362,7 +1648,9 @@ const file_records_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12$\n" +
 	"\x0ejoined_unix_ms\x18\t \x01(\x03R\fjoinedUnixMs\x12!\n" +
 	"\fredirect_url\x18\n" +
-	" \x01(\tR\vredirectUrl\"\\\n" +
+	" \x01(\tR\vredirectUrl\x12.\n" +
+	"\bliveness\x18\v \x01(\x0e2\x12.atoll.v1.LivenessR\bliveness\x12(\n" +
+	"\x10liveness_unix_ms\x18\f \x01(\x03R\x0elivenessUnixMs\"\\\n" +
 	"\n" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
@@ -1372,7 +1660,11 @@ const file_records_proto_rawDesc = "" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n" +
 	"\x13NODE_STATE_DRAINING\x10\x02\x12\x16\n" +
-	"\x12NODE_STATE_REMOVED\x10\x03B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x12NODE_STATE_REMOVED\x10\x03*Q\n" +
+	"\bLiveness\x12\x18\n" +
+	"\x14LIVENESS_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14LIVENESS_UNREACHABLE\x10\x01\x12\x11\n" +
+	"\rLIVENESS_DOWN\x10\x02B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_records_proto_rawDescOnce sync.Once
@@ -1386,44 +1678,49 @@ func file_records_proto_rawDescGZIP() []byte {
 	return file_records_proto_rawDescData
 }
 
-var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_records_proto_goTypes = []any{
 	(NodeState)(0),       // 0: atoll.v1.NodeState
-	(*Layout)(nil),       // 1: atoll.v1.Layout
-	(*Extent)(nil),       // 2: atoll.v1.Extent
-	(*Blob)(nil),         // 3: atoll.v1.Blob
-	(*BlobRecord)(nil),   // 4: atoll.v1.BlobRecord
-	(*ExtentRecord)(nil), // 5: atoll.v1.ExtentRecord
-	(*Repository)(nil),   // 6: atoll.v1.Repository
-	(*Link)(nil),         // 7: atoll.v1.Link
-	(*HashState)(nil),    // 8: atoll.v1.HashState
-	(*Upload)(nil),       // 9: atoll.v1.Upload
-	(*UploadRecord)(nil), // 10: atoll.v1.UploadRecord
-	(*Descriptor)(nil),   // 11: atoll.v1.Descriptor
-	(*Manifest)(nil),     // 12: atoll.v1.Manifest
-	(*Tag)(nil),          // 13: atoll.v1.Tag
-	(*Node)(nil),         // 14: atoll.v1.Node
-	(*SigningKey)(nil),   // 15: atoll.v1.SigningKey
-	nil,                  // 16: atoll.v1.Manifest.AnnotationsEntry
+	(Liveness)(0),        // 1: atoll.v1.Liveness
+	(*Layout)(nil),       // 2: atoll.v1.Layout
+	(*Extent)(nil),       // 3: atoll.v1.Extent
+	(*ShardRef)(nil),     // 4: atoll.v1.ShardRef
+	(*ShardUsage)(nil),   // 5: atoll.v1.ShardUsage
+	(*Blob)(nil),         // 6: atoll.v1.Blob
+	(*BlobRecord)(nil),   // 7: atoll.v1.BlobRecord
+	(*ExtentRecord)(nil), // 8: atoll.v1.ExtentRecord
+	(*Repository)(nil),   // 9: atoll.v1.Repository
+	(*Link)(nil),         // 10: atoll.v1.Link
+	(*HashState)(nil),    // 11: atoll.v1.HashState
+	(*Upload)(nil),       // 12: atoll.v1.Upload
+	(*UploadRecord)(nil), // 13: atoll.v1.UploadRecord
+	(*Descriptor)(nil),   // 14: atoll.v1.Descriptor
+	(*Manifest)(nil),     // 15: atoll.v1.Manifest
+	(*Tag)(nil),          // 16: atoll.v1.Tag
+	(*Settings)(nil),     // 17: atoll.v1.Settings
+	(*Node)(nil),         // 18: atoll.v1.Node
+	(*SigningKey)(nil),   // 19: atoll.v1.SigningKey
+	nil,                  // 20: atoll.v1.Manifest.AnnotationsEntry
 }
 var file_records_proto_depIdxs = []int32{
-	1,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
-	2,  // 1: atoll.v1.Blob.extents:type_name -> atoll.v1.Extent
-	2,  // 2: atoll.v1.ExtentRecord.extent:type_name -> atoll.v1.Extent
-	8,  // 3: atoll.v1.Upload.hash_states:type_name -> atoll.v1.HashState
-	2,  // 4: atoll.v1.Upload.extents:type_name -> atoll.v1.Extent
-	8,  // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
-	11, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
-	11, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
-	16, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
-	11, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
+	2,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
+	3,  // 1: atoll.v1.Blob.extents:type_name -> atoll.v1.Extent
+	3,  // 2: atoll.v1.ExtentRecord.extent:type_name -> atoll.v1.Extent
+	11, // 3: atoll.v1.Upload.hash_states:type_name -> atoll.v1.HashState
+	3,  // 4: atoll.v1.Upload.extents:type_name -> atoll.v1.Extent
+	11, // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
+	14, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
+	14, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
+	20, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
+	14, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
 	0,  // 10: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	1,  // 11: atoll.v1.Node.liveness:type_name -> atoll.v1.Liveness
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_records_proto_init() }
@@ -1431,7 +1728,7 @@ func file_records_proto_init() {
 	if File_records_proto != nil {
 		return
 	}
-	file_records_proto_msgTypes[4].OneofWrappers = []any{
+	file_records_proto_msgTypes[6].OneofWrappers = []any{
 		(*ExtentRecord_BlobDigest)(nil),
 		(*ExtentRecord_UploadId)(nil),
 	}
@@ -1440,8 +1737,8 @@ func file_records_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_records_proto_rawDesc), len(file_records_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   16,
+			NumEnums:      2,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

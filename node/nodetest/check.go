@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/atollregistry/atoll/blobstore"
+	atoll "github.com/atollregistry/atoll/proto"
 )
 
 const (
@@ -97,21 +99,22 @@ func (c *Cluster) checkShards() {
 	for _, m := range c.Members {
 		c.Eventually(settleTimeout, "node "+m.Config.Name+" has no shard that no record names", func() error {
 			files := m.ShardFiles()
-			ids := make([][]byte, len(files))
+			shards := make([]*atoll.ShardRef, len(files))
 			for i, file := range files {
-				id, err := extentID(file)
+				shard, err := shardOf(file)
 				if err != nil {
 					return err
 				}
-				ids[i] = id
+				shard.NodeId = m.running().ID()
+				shards[i] = shard
 			}
-			live, err := m.running().Metadata().LiveExtents(context.Background(), ids)
+			live, err := m.running().Metadata().LiveShards(context.Background(), shards)
 			if err != nil {
 				return err
 			}
 			for i := range live {
 				if !live[i] {
-					return errors.New("no record names " + files[i])
+					return errors.New("no record says that here is " + files[i])
 				}
 			}
 			return nil
@@ -119,12 +122,16 @@ func (c *Cluster) checkShards() {
 	}
 }
 
-// extentID takes the extent's id from a shard file's name.
-func extentID(file string) ([]byte, error) {
-	name, _, _ := strings.Cut(filepath.Base(file), ".")
+// shardOf takes a shard's extent and number from its file's name.
+func shardOf(file string) (*atoll.ShardRef, error) {
+	name, number, _ := strings.Cut(filepath.Base(file), ".")
 	id, err := hex.DecodeString(name)
 	if err != nil {
 		return nil, fmt.Errorf("shard file %s: its name has no extent id: %w", file, err)
 	}
-	return id, nil
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("shard file %s: its name has no shard number: %w", file, err)
+	}
+	return &atoll.ShardRef{ExtentId: id, ShardNumber: uint32(n)}, nil
 }
