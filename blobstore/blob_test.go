@@ -65,7 +65,7 @@ func (n *testNode) appendAll(from Progress, r io.Reader) (Progress, []*proto.Ext
 	}
 	extents = append(extents, tail...)
 	for _, e := range extents {
-		n.cluster.live.Store(string(e.GetId()), true)
+		n.cluster.put(e)
 		n.cluster.checkExtent(e)
 	}
 	return to, extents, nil

@@ -40,6 +40,7 @@ type Store struct {
 	disk    *Disk
 	buffers *buffers
 	erasure *erasure
+	pace    *pace
 	log     zerolog.Logger
 
 	// nodeWait is the constant, shorter in tests.
@@ -52,6 +53,8 @@ type Store struct {
 	// fetches has room for each group being fetched, diskReads for each read of this
 	// node's disk by this node, rebuilds for each rebuild outside of the budget.
 	fetches, diskReads, rebuilds chan struct{}
+	// repairStatus is what the repairer knows, while this node leads.
+	repairStatus atomic.Pointer[RepairStatus]
 	// damaged counts the shards that turned out to be lost or rotten when read.
 	damaged atomic.Uint64
 
@@ -80,6 +83,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		disk:      disk,
 		buffers:   newBuffers(cfg.BufferBytes),
 		erasure:   &erasure{},
+		pace:      newPace(func() uint64 { return catalog.LocalSettings().GetRepairBytesPerSecond() }),
 		log:       cfg.Logger,
 		nodeWait:  nodeWait,
 		diskReads: make(chan struct{}, cfg.MaxShardReads),
@@ -92,7 +96,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 // Register offers this node's shards to the other nodes. The server must use
 // Codec.
 func (s *Store) Register(registrar grpc.ServiceRegistrar) {
-	newServer(s.cfg, s.disk, s.buffers).register(registrar)
+	newServer(s.cfg, s.disk, s.buffers, s.repair).register(registrar)
 }
 
 // Run sweeps shards that no record names, until ctx ends.

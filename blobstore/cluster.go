@@ -16,6 +16,8 @@ type NodeInfo struct {
 	Zone string
 	// Healthy is false while the node does not answer or is suspected.
 	Healthy bool
+	// Down nodes have not answered for so long that their shards are rebuilt.
+	Down bool
 	// Draining nodes serve their shards but take no new ones.
 	Draining bool
 	// FreeBytes is the room for new shards, the node's reserve already taken off.
@@ -40,10 +42,33 @@ type Cluster interface {
 	Suspect(nodeID string, err error)
 }
 
-// Catalog answers what only the cluster's records know.
+// Catalog is the cluster's records of extents, blobs being none of this package's
+// business. What it lists is the state of this node, which may be a little old;
+// every change is checked against the newest state when it is made.
 type Catalog interface {
 	// LiveShards tells for each shard whether the records say that it is on the node
 	// that the reference names. The answer is linearizable: whatever was recorded
 	// before the call is seen. An error says nothing about any of them.
 	LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error)
+
+	// MoveShards records where shards are now, and tells how many of the moves were
+	// still good.
+	MoveShards(ctx context.Context, moves []*proto.ShardMove) (moved int, err error)
+	// ReplaceExtent records extents in the place of one with the same bytes.
+	ReplaceExtent(ctx context.Context, id []byte, extents []*proto.Extent) error
+
+	// Extents lists extents in the order of their ids, those behind after. Fewer than
+	// limit are the last.
+	Extents(after []byte, limit int) ([]*proto.Extent, error)
+	// DegradedExtents lists those with a shard that no node has, or that is damaged.
+	DegradedExtents(after []byte, limit int) ([]*proto.Extent, error)
+	// ExtentsOn lists those with a shard on a node.
+	ExtentsOn(nodeID string, after []byte, limit int) ([]*proto.Extent, error)
+	// ShardUsage returns what each node holds, by node id.
+	ShardUsage() (map[string]*proto.ShardUsage, error)
+
+	// LocalSettings are the cluster's settings. They must not be changed.
+	LocalSettings() *proto.Settings
+	// ChangeSettings has edit change the settings, unless somebody else does.
+	ChangeSettings(ctx context.Context, edit func(*proto.Settings)) error
 }

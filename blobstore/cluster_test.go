@@ -14,8 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
-
-	"github.com/atollregistry/atoll/proto"
 )
 
 func TestMain(m *testing.M) {
@@ -63,7 +61,7 @@ func testConfig() Config {
 type testCluster struct {
 	t     testing.TB
 	nodes []*testNode
-	live  sync.Map // extent ids that the catalog calls live
+	*records
 }
 
 // testNode is one node. It implements Cluster as this node sees it.
@@ -78,6 +76,7 @@ type testNode struct {
 
 	mu       sync.Mutex
 	sick     bool // answers no heartbeats
+	down     bool // and has not for long
 	draining bool
 	full     bool             // and its disk refuses every write
 	hung     chan struct{}    // if not nil, its disk's writes hang until it is closed
@@ -89,7 +88,7 @@ type testNode struct {
 
 func startCluster(t testing.TB, count int, change func(*Config)) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t}
+	c := &testCluster{t: t, records: newRecords()}
 	for i := range count {
 		n := &testNode{
 			cluster: c, id: fmt.Sprintf("node-%d", i), cfg: testConfig(),
@@ -211,7 +210,7 @@ func (n *testNode) Nodes() []NodeInfo {
 	var infos []NodeInfo
 	for _, other := range n.cluster.nodes {
 		other.mu.Lock()
-		info := NodeInfo{ID: other.id, Zone: other.zone, Healthy: !other.sick, Draining: other.draining, FreeBytes: 1 << 40, CapacityBytes: 1 << 40}
+		info := NodeInfo{ID: other.id, Zone: other.zone, Healthy: !other.sick, Down: other.down, Draining: other.draining, FreeBytes: 1 << 40, CapacityBytes: 1 << 40}
 		if other.full && other != n { // Its own disk is asked when it writes.
 			info.FreeBytes = 0
 		}
@@ -281,13 +280,4 @@ func (c *testCluster) node(id string) *testNode {
 		}
 	}
 	return nil
-}
-
-// LiveShards is Catalog's.
-func (c *testCluster) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, error) {
-	live := make([]bool, len(shards))
-	for i, shard := range shards {
-		_, live[i] = c.live.Load(string(shard.GetExtentId()))
-	}
-	return live, nil
 }

@@ -59,6 +59,12 @@ type Config struct {
 	// MaxOpenShards bounds the files kept open for the next read.
 	MaxOpenShards int
 
+	// RebalanceThreshold is by which part of its capacity a node must be fuller than
+	// the emptiest before shards are moved from it, and RebalanceMinBytes by how many
+	// bytes at least.
+	RebalanceThreshold float64
+	RebalanceMinBytes  int64
+
 	// SweepInterval is the time between two rounds of the sweep.
 	SweepInterval time.Duration
 	// SweepGrace is how long a shard must have been without a record before it is
@@ -96,8 +102,11 @@ func DefaultConfig() Config {
 		MaxShardWriters: 1024,
 		MaxShardReads:   32,
 		MaxOpenShards:   256,
-		SweepInterval:   10 * time.Minute,
-		SweepGrace:      time.Hour,
+		// Moving costs more than a few percent of difference are worth.
+		RebalanceThreshold: 0.05,
+		RebalanceMinBytes:  1 << 30,
+		SweepInterval:      10 * time.Minute,
+		SweepGrace:         time.Hour,
 	}
 }
 
@@ -123,6 +132,8 @@ func (c *Config) Validate() error {
 	require(c.MaxShardWriters > 0, "MaxShardWriters %d is not positive", c.MaxShardWriters)
 	require(c.MaxShardReads > 0, "MaxShardReads %d is not positive", c.MaxShardReads)
 	require(c.MaxOpenShards > 0, "MaxOpenShards %d is not positive", c.MaxOpenShards)
+	require(c.RebalanceThreshold > 0 && c.RebalanceThreshold <= 1, "RebalanceThreshold %g is not in (0, 1]", c.RebalanceThreshold)
+	require(c.RebalanceMinBytes > 0, "RebalanceMinBytes %d is not positive", c.RebalanceMinBytes)
 	require(c.SweepInterval > 0, "SweepInterval %s is not positive", c.SweepInterval)
 	require(c.SweepGrace >= 0, "SweepGrace %s is negative", c.SweepGrace)
 	return errors.Join(faults...)

@@ -21,7 +21,7 @@ const (
 	trustLocal    trust = iota // on this node's disk
 	trustPeer                  // on a node that is well
 	trustDoubtful              // on a node that is not, or it came late the last time
-	trustLast                  // failed this reader before
+	trustLast                  // failed this reader before, or was reported damaged
 	trustNone                  // nobody has it
 )
 
@@ -51,6 +51,8 @@ func (s *Store) newExtentSource(extent *proto.Extent, l layout) *extentSource {
 		switch {
 		case holder == "":
 			source.trust[number] = trustNone
+		case slices.Contains(extent.GetDamagedShards(), uint32(number)):
+			source.trust[number] = trustLast
 		case holder == s.cluster.Self():
 			source.trust[number] = trustLocal
 		case healthy[holder]:

@@ -71,15 +71,43 @@ func (g *group) fetch(ctx context.Context) {
 		g.err = context.Cause(ctx)
 		return
 	}
+	g.err = g.fetchSpan(ctx)
+	if g.stripes > 1 && errors.Is(g.err, ErrTooFewShards) && errors.Is(g.err, ErrChecksum) {
+		g.err = g.fetchStripes(ctx)
+	}
+}
+
+// fetchSpan fills the group at once.
+func (g *group) fetchSpan(ctx context.Context) error {
 	if g.memory == nil {
 		g.memory = g.store.overdrawReadMemory(g.memoryBytes(g.source.layout))
 	}
 	shards := g.source.layout.shards()
 	f := &groupFetch{group: g, shards: make([]shardFetch, shards), results: make(chan shardResult, shards)}
 	defer f.end()
-	if g.err = f.gather(ctx); g.err == nil {
-		g.err = f.finish()
+	if err := f.gather(ctx); err != nil {
+		return err
 	}
+	return f.finish()
+}
+
+// fetchStripes fills the group stripe by stripe: shards with rotten cells in
+// different stripes may do together what none does for all of them.
+func (g *group) fetchStripes(ctx context.Context) error {
+	left := g.bytes
+	for i := range g.stripes {
+		sp := g.span
+		sp.first, sp.stripes = g.first+i, 1
+		sp.bytes = min(left, (sp.lastShard-sp.firstShard+1)*g.source.layout.cellBytes(sp.first))
+		left -= sp.bytes
+		one := &group{span: sp, store: g.store, source: g.source, offset: g.offset}
+		err := one.fetchSpan(ctx)
+		g.pieces, g.kept = append(g.pieces, one.pieces...), append(append(g.kept, one.memory), one.kept...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gather asks for shards until enough are there. It fails with ErrTooFewShards.
@@ -307,7 +335,7 @@ func (f *groupFetch) finish() error {
 	if l.mirrored() {
 		whole.memory.retain()
 		f.kept = append(f.kept, whole.memory)
-		runs[0] = whole.buf
+		runs[f.firstShard] = whole.buf
 		f.arrange(runs)
 		return nil
 	}

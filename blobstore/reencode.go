@@ -3,6 +3,8 @@ package blobstore
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -24,14 +26,41 @@ func (a *appender) rescue(ctx context.Context, extent *proto.Extent, cause error
 	}
 	a.store.log.Info().Hex("extent", extent.GetId()).Uint64("bytes", extent.GetSize()).AnErr("cause", cause).
 		Msg("extent lost its redundancy while it was written, storing it again")
-	source, err := a.store.Read(ctx, []*proto.Extent{extent}, 0, extent.GetSize())
+	return a.store.storeAgain(ctx, extent, func(source io.Reader) *appender {
+		again := a.store.newAppender(a.key, source, nil)
+		again.rescues, again.avoid = a.rescues-1, a.avoid
+		return again
+	})
+}
+
+// reencode stores an extent again in the layout and on the nodes that fit the
+// cluster now, and returns what it has become: durable, every shard on a node, and
+// not recorded. It fails as Append does.
+func (s *Store) reencode(ctx context.Context, extent *proto.Extent) ([]*proto.Extent, error) {
+	extents, err := s.storeAgain(ctx, extent, func(source io.Reader) *appender {
+		return s.newAppender(string(extent.GetId()), &pacedReader{ctx, s.pace, source}, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range extents {
+		if slices.Contains(e.GetHolders(), "") {
+			return nil, fmt.Errorf("store extent %x again: a node was late: %w", extent.GetId(), ErrInsufficientNodes)
+		}
+	}
+	return extents, nil
+}
+
+// storeAgain reads an extent back and stores what it reads with the appender that
+// newAppender returns.
+func (s *Store) storeAgain(ctx context.Context, extent *proto.Extent, newAppender func(io.Reader) *appender) ([]*proto.Extent, error) {
+	source, err := s.Read(ctx, []*proto.Extent{extent}, 0, extent.GetSize())
 	if err != nil {
 		return nil, fmt.Errorf("store extent %x again: %w", extent.GetId(), err)
 	}
 	defer source.Close()
-	again := a.store.newAppender(a.key, source, nil)
+	again := newAppender(source)
 	defer again.close()
-	again.rescues, again.avoid = a.rescues-1, a.avoid
 	var extents []*proto.Extent
 	var size uint64
 	for !again.ended {

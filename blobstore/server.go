@@ -22,12 +22,17 @@ const maxReadBytes = 1 << 20
 type server struct {
 	disk    *Disk
 	buffers *buffers
+	// repair carries out tasks that the leader has for this node.
+	repair repairCall
 	// reads has room for each read that may be under way on the disk at once.
 	reads chan struct{}
 }
 
-func newServer(cfg Config, disk *Disk, buffers *buffers) *server {
-	return &server{disk: disk, buffers: buffers, reads: make(chan struct{}, cfg.MaxShardReads)}
+// repairCall is Store.repair.
+type repairCall func(context.Context, *proto.RepairRequest) (*proto.RepairResponse, error)
+
+func newServer(cfg Config, disk *Disk, buffers *buffers, repair repairCall) *server {
+	return &server{disk: disk, buffers: buffers, repair: repair, reads: make(chan struct{}, cfg.MaxShardReads)}
 }
 
 // register adds the service to a gRPC server. It is the generated description
@@ -38,26 +43,35 @@ func (s *server) register(registrar grpc.ServiceRegistrar) {
 		ServiceName: proto.Shards_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
 		Metadata:    proto.Shards_ServiceDesc.Metadata,
-		Methods:     []grpc.MethodDesc{{MethodName: "ReadShard", Handler: handleReadShard}},
-		Streams:     []grpc.StreamDesc{{StreamName: "WriteShard", Handler: handleWriteShard, ClientStreams: true}},
+		Methods: []grpc.MethodDesc{
+			{MethodName: "ReadShard", Handler: unary(proto.Shards_ReadShard_FullMethodName, (*server).readShard)},
+			{MethodName: "Repair", Handler: unary(proto.Shards_Repair_FullMethodName, (*server).carryOut)},
+		},
+		Streams: []grpc.StreamDesc{{StreamName: "WriteShard", Handler: handleWriteShard, ClientStreams: true}},
 	}, s)
 }
 
-func handleReadShard(handler any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	s := handler.(*server)
-	request := new(proto.ReadShardRequest)
-	if err := decode(request); err != nil {
-		return nil, err
+// unary is the handler that protoc would generate, for answers that may be frames.
+func unary[Request, Answer any](method string, call func(*server, context.Context, *Request) (Answer, error)) grpc.MethodHandler {
+	return func(handler any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+		request := new(Request)
+		if err := decode(request); err != nil {
+			return nil, err
+		}
+		handle := func(ctx context.Context, request any) (any, error) {
+			answer, err := call(handler.(*server), ctx, request.(*Request))
+			return answer, toStatus(err)
+		}
+		if interceptor == nil {
+			return handle(ctx, request)
+		}
+		return interceptor(ctx, request, &grpc.UnaryServerInfo{Server: handler, FullMethod: method}, handle)
 	}
-	handle := func(ctx context.Context, request any) (any, error) {
-		answer, err := s.readShard(ctx, request.(*proto.ReadShardRequest))
-		return answer, toStatus(err)
-	}
-	if interceptor == nil {
-		return handle(ctx, request)
-	}
-	info := &grpc.UnaryServerInfo{Server: handler, FullMethod: proto.Shards_ReadShard_FullMethodName}
-	return interceptor(ctx, request, info, handle)
+}
+
+// carryOut is the Repair call.
+func (s *server) carryOut(ctx context.Context, request *proto.RepairRequest) (*proto.RepairResponse, error) {
+	return s.repair(ctx, request)
 }
 
 func handleWriteShard(handler any, stream grpc.ServerStream) error {

@@ -14,6 +14,7 @@ import (
 
 // testCatalog knows extents by the first byte of their ids.
 type testCatalog struct {
+	*records  // for what the sweep does not ask for
 	mu        sync.Mutex
 	live      map[byte]bool
 	err       error

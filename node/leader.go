@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/metadata"
 	atoll "github.com/atollregistry/atoll/proto"
@@ -28,15 +29,17 @@ type leadership struct {
 	store   *metadata.Store
 	replica *consensus.Replica
 	peers   *peers
+	blobs   *blobstore.Store
 	log     zerolog.Logger
 }
 
 // Run works while ctx lasts, which is while this node leads. Whatever it does is
 // safe to do twice or to leave half done: the next leader goes on.
 func (l *leadership) Run(ctx context.Context) {
-	var expiry sync.WaitGroup
-	defer expiry.Wait()
-	expiry.Go(func() {
+	var others sync.WaitGroup
+	defer others.Wait()
+	others.Go(func() { l.blobs.RepairCluster(ctx) })
+	others.Go(func() {
 		if err := l.store.Run(ctx); err != nil && ctx.Err() == nil {
 			l.log.Error().Err(err).Msg("expiry of records ended")
 		}

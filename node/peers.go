@@ -221,6 +221,7 @@ func (p *peers) Nodes() []blobstore.NodeInfo {
 			ID:            member.Id,
 			Zone:          member.Zone,
 			Draining:      member.State == atoll.NodeState_NODE_STATE_DRAINING,
+			Down:          member.Liveness == atoll.Liveness_LIVENESS_DOWN,
 			CapacityBytes: member.CapacityBytes,
 		}
 		if member.Id == p.self {
