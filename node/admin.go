@@ -72,7 +72,7 @@ func (a *admin) nodeStatus(member *atoll.Node, raft consensus.Status) NodeStatus
 		ID: member.Name, UUID: member.Id, Zone: member.Zone,
 		Cluster: member.ClusterAddress, Registry: member.RegistryUrl, Operations: member.OperationsAddress,
 		Leader: member.Id == raft.LeaderID, CapacityBytes: member.CapacityBytes, LastContactMS: -1,
-		State: strings.ToLower(strings.TrimPrefix(member.State.String(), "NODE_STATE_")),
+		State: stateWord(member, a.peers.reachable(member.Id)),
 	}
 	for _, m := range raft.Members {
 		if m.ID == member.Id {
@@ -86,10 +86,22 @@ func (a *admin) nodeStatus(member *atoll.Node, raft consensus.Status) NodeStatus
 	if ok {
 		s.LastContactMS, s.AppliedIndex, s.FreeBytes = age.Milliseconds(), stats.AppliedIndex, stats.FreeBytes
 	}
-	if !a.peers.reachable(member.Id) {
-		s.State = "unreachable"
-	}
 	return s
+}
+
+// stateWord is a node's state in one word. What the cluster takes for down counts as
+// down even if it answers this node: its shards are rebuilt on others.
+func stateWord(member *atoll.Node, reachable bool) string {
+	switch {
+	case member.Liveness == atoll.Liveness_LIVENESS_DOWN:
+		return stateDown
+	case !reachable:
+		return stateUnreachable
+	case member.State == atoll.NodeState_NODE_STATE_DRAINING:
+		return stateDraining
+	default:
+		return stateActive
+	}
 }
 
 // judge sets the health and the problems, the worst first.
@@ -108,7 +120,7 @@ func (s *Status) judge(writes error) {
 		worsen(HealthReadOnly, "this node can't serve tags or pushes: %v", writes)
 	}
 	for _, node := range s.Nodes {
-		if node.State != "unreachable" {
+		if node.State != stateUnreachable && node.State != stateDown {
 			continue
 		}
 		since := "never seen since this node started"

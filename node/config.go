@@ -46,6 +46,10 @@ type Config struct {
 	// ReserveBytes stays free on the data folder's file system, so that the Raft
 	// log can always be written; 0 means 5 % of it, at most 4 GiB.
 	ReserveBytes uint64 `koanf:"reserve-bytes"`
+	// DownAfter is how long a node must have been unreachable before its shards are
+	// rebuilt on other nodes: longer than a restart or a short repair of the machine
+	// takes. The leader's counts, so that it should be the same on all nodes.
+	DownAfter time.Duration `koanf:"down-after"`
 	// ShutdownTimeout bounds how long running transfers may go on after the node
 	// was told to stop.
 	ShutdownTimeout time.Duration `koanf:"shutdown-timeout"`
@@ -165,6 +169,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Parity:          -1,
+		DownAfter:       5 * time.Minute,
 		ShutdownTimeout: 30 * time.Second,
 		Registry: RegistryConfig{
 			Listen: fmt.Sprintf(":%d", DefaultRegistryPort), Redirect: string(gateway.RedirectAuto),
@@ -204,6 +209,9 @@ func (c *Config) Validate() error {
 	faults = append(faults, c.Registry.validate()...)
 	if c.Parity < -1 || c.Parity > 4 {
 		fault("parity: %d is not -1 (automatic) or 0 to 4", c.Parity)
+	}
+	if c.DownAfter < downSilence {
+		fault("down-after: %s is less than %s, in which a node that has only stalled may answer again", c.DownAfter, downSilence)
 	}
 	if c.ShutdownTimeout <= 0 {
 		fault("shutdown-timeout: %s is not a positive duration", c.ShutdownTimeout)

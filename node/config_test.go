@@ -49,7 +49,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Cluster.Address, cfg.Cluster.Key = ":5100", ""
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
-	cfg.Parity, cfg.ShutdownTimeout = 9, 0
+	cfg.Parity, cfg.DownAfter, cfg.ShutdownTimeout = 9, downSilence-1, 0
 	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1}
 	cfg.Collect = CollectConfig{Untagged: -1}
 	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
@@ -60,7 +60,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	for _, key := range []string{
 		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ",
 		"registry.redirect: ", "registry.redirect-min-bytes: ", "registry.redirect-ttl: ", "registry.trusted-proxies: ", "cluster.address: ", "cluster.key: ", "join: ",
-		"operations.listen: ", "parity: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
+		"operations.listen: ", "parity: ", "down-after: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
 		"collect.grace: ", "collect.untagged: ", "collect.interval: ", "log.level: ", "log.format: ",
 	} {
 		if !strings.Contains(err.Error(), key) {

@@ -243,7 +243,9 @@ func (f *formation) isMember() bool {
 			return false
 		}
 		expected := pb.Clone(f.self).(*atoll.Node)
+		// These are the cluster's to say.
 		expected.State, expected.JoinedUnixMs = node.State, node.JoinedUnixMs
+		expected.Liveness, expected.LivenessUnixMs = node.Liveness, node.LivenessUnixMs
 		return pb.Equal(node, expected)
 	})
 }

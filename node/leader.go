@@ -31,6 +31,8 @@ type leadership struct {
 	peers   *peers
 	blobs   *blobstore.Store
 	log     zerolog.Logger
+	// downAfter is Config.DownAfter.
+	downAfter time.Duration
 }
 
 // Run works while ctx lasts, which is while this node leads. Whatever it does is
@@ -38,6 +40,7 @@ type leadership struct {
 func (l *leadership) Run(ctx context.Context) {
 	var others sync.WaitGroup
 	defer others.Wait()
+	others.Go(func() { l.watchLiveness(ctx) })
 	others.Go(func() { l.blobs.RepairCluster(ctx) })
 	others.Go(func() {
 		if err := l.store.Run(ctx); err != nil && ctx.Err() == nil {

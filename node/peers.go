@@ -274,6 +274,21 @@ func (p *peers) answer(nodeID string) (stats *atoll.HeartbeatResponse, age time.
 	return known.stats, time.Since(known.answered), true
 }
 
+// sighting gathers what is known of a member for the leader. It knows that itself is
+// there.
+func (p *peers) sighting(member *atoll.Node) sighting {
+	seen := sighting{recorded: member.Liveness, recordedFor: time.Since(time.UnixMilli(member.LivenessUnixMs))}
+	if member.Id == p.self {
+		seen.answered = true
+		return seen
+	}
+	seen.silence = p.silence(member.Id)
+	if stats, _, ok := p.answer(member.Id); ok {
+		seen.answered, seen.closing = true, stats.Closing
+	}
+	return seen
+}
+
 // silence is for how long a node has been asked and has not answered; 0 if it was
 // never asked. A process that has just started knows of no silence.
 func (p *peers) silence(nodeID string) time.Duration {

@@ -88,7 +88,10 @@ func (p *parts) join(ctx, work context.Context) error {
 	p.ready.joined.Store(true)
 	p.log.Info().Str("cluster", p.store.ClusterID()).Str("registry", p.listeners.registry.Addr().String()).Msg("node is a member of the cluster")
 
-	duties := &leadership{store: p.store, replica: p.replica, peers: p.peers, blobs: p.blobs, log: p.component("leadership")}
+	duties := &leadership{
+		store: p.store, replica: p.replica, peers: p.peers, blobs: p.blobs,
+		downAfter: p.cfg.DownAfter, log: p.component("leadership"),
+	}
 	group, work := errgroup.WithContext(work)
 	group.Go(func() error { return p.blobs.Run(work) })
 	group.Go(func() error { return p.replica.WhileLeader(work, duties.Run) })

@@ -21,6 +21,14 @@ const (
 	HealthLosing Health = "losing"
 )
 
+// States of a node, in one word.
+const (
+	stateActive      = "active"
+	stateUnreachable = "unreachable"
+	stateDown        = "down"
+	stateDraining    = "draining"
+)
+
 // Status is what one node knows of its cluster. Its JSON form is part of the
 // command line's interface.
 type Status struct {
@@ -51,8 +59,9 @@ type NodeStatus struct {
 	Zone       string `json:"zone,omitempty"`
 	Leader     bool   `json:"leader"`
 	Voter      bool   `json:"voter"`
-	// State is active, draining, removed or, if it does not answer the node that
-	// was asked, unreachable.
+	// State is active, draining, unreachable if it does not answer the node that was
+	// asked, or down if it has not answered the leader for so long that its shards are
+	// rebuilt on other nodes.
 	State string `json:"state"`
 	// LastContactMS is the time since the node last answered, -1 if never.
 	LastContactMS int64  `json:"last_contact_ms"`
