@@ -43,8 +43,9 @@ var (
 	ErrNodeNameTaken = errors.New("node name is taken")
 	// ErrNodeRemoved: the node was removed and can't come back under its id.
 	ErrNodeRemoved = errors.New("node was removed")
-	// ErrHolderUnknown: an extent has a shard on a node that is not a member any
-	// more. The client may try again: a new placement avoids that node.
+	// ErrHolderUnknown: an extent has shards on nodes that are not members any more,
+	// and can't be read without. The client may try again: a new placement avoids
+	// those nodes.
 	ErrHolderUnknown = errors.New("shard holder is not a member of the cluster")
 	// ErrClusterID: the state belongs to another cluster.
 	ErrClusterID = errors.New("state belongs to another cluster")

@@ -54,25 +54,42 @@ func (c *change) checkExtent(e *proto.Extent) error {
 	if exists {
 		return invalid("extent %x is recorded already", e.GetId())
 	}
-	held := 0
+	return c.checkHolders(e)
+}
+
+// checkHolders refuses an extent that could not be read from the members. A shard
+// on a node that was removed since it was stored is on no node: the extent is as if
+// that node had been removed a moment later, and is repaired like it.
+func (c *change) checkHolders(e *proto.Extent) error {
+	held, gone := 0, ""
 	for number, holder := range e.GetHolders() {
 		if holder == "" {
 			continue
 		}
-		held++
 		if slices.Contains(e.GetHolders()[:number], holder) {
 			return invalid("extent %x has two shards on node %s", e.GetId(), holder)
 		}
-		if member, err := c.isMember(holder); err != nil {
+		var node proto.Node
+		found, err := c.record(bucketNodes, keyOf(holder), &node)
+		switch {
+		case err != nil:
 			return err
-		} else if !member {
+		case !found:
 			return refuse(proto.Refusal_REFUSAL_HOLDER_UNKNOWN, "extent %x has a shard on %q", e.GetId(), holder)
+		case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
+			e.Holders[number], gone = "", holder
+		default:
+			held++
 		}
 	}
-	if held < data {
-		return invalid("extent %x has %d shards, fewer than the %d that it can be read from", e.GetId(), held, data)
+	data := int(e.GetLayout().GetDataShards())
+	switch {
+	case held >= data:
+		return nil
+	case gone != "":
+		return refuse(proto.Refusal_REFUSAL_HOLDER_UNKNOWN, "extent %x has a shard on %q", e.GetId(), gone)
 	}
-	return nil
+	return invalid("extent %x has %d shards, fewer than the %d that it can be read from", e.GetId(), held, data)
 }
 
 // sizeOf returns the bytes of all extents, behind start; ok is false if they are

@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/node"
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
@@ -22,12 +25,14 @@ const (
 	checkSweepInterval = 100 * time.Millisecond
 )
 
-// Check ends every test: all nodes run, have the same state, and serve every
-// acknowledged blob and manifest byte for byte; then all of them stop and start
+// Check ends every test: all nodes run, have all shards that they should, the same
+// state, and serve every acknowledged blob and manifest byte for byte; then all of them stop and start
 // again, the same still holds, and after a sweep no shard is on a disk that no
 // record names.
 func (c *Cluster) Check() {
 	c.t.Helper()
+	// Shards that are being moved would not survive a sweep without a grace.
+	c.WaitWhole()
 	c.checkState()
 	c.checkContent()
 	for _, m := range c.Members {
@@ -49,6 +54,55 @@ func (c *Cluster) Check() {
 	c.checkShards()
 	c.checkState()
 	c.checkContent()
+}
+
+// WaitWhole waits until all nodes are well and every recorded shard is on the disk of
+// the node that the records name.
+func (c *Cluster) WaitWhole() {
+	c.t.Helper()
+	c.Eventually(settleTimeout, "every shard is where it should be", func() error {
+		for _, m := range c.Members {
+			status, err := m.Status()
+			if err != nil {
+				return err
+			}
+			if status.Health != node.HealthOK || len(status.Nodes) != len(c.Members) {
+				return fmt.Errorf("%s says of %d nodes: %s %v", m.Config.Name, len(status.Nodes), status.Health, status.Problems)
+			}
+		}
+		for _, m := range c.Members {
+			if err := m.hasItsShards(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// hasItsShards says which of the shards that the records say are on a member is not
+// there; nil if all are.
+func (m *Member) hasItsShards() error {
+	const page = 1000
+	id, store := m.running().ID(), m.running().Metadata()
+	if id == "" {
+		return errors.New(m.Config.Name + " is not open yet")
+	}
+	for after := []byte(nil); ; {
+		extents, err := store.ExtentsOn(id, after, page)
+		if err != nil {
+			return err
+		}
+		for _, e := range extents {
+			after = e.GetId()
+			file := fmt.Sprintf("%x.%d", e.GetId(), slices.Index(e.GetHolders(), id))
+			if _, err := os.Stat(filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), file)); err != nil {
+				return fmt.Errorf("%s: recorded shard: %w", m.Config.Name, err)
+			}
+		}
+		if len(extents) < page {
+			return nil
+		}
+	}
 }
 
 // checkState waits until all nodes have applied the same log and compares what
