@@ -25,6 +25,8 @@ type admin struct {
 	replica *consensus.Replica
 	peers   *peers
 	ready   *readiness
+	// downAfter is Config.DownAfter.
+	downAfter time.Duration
 }
 
 func (a *admin) handler() http.Handler {
@@ -53,18 +55,30 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 	status := &Status{Cluster: a.store.ClusterID(), Node: a.self.Name, Nodes: []NodeStatus{}}
 	stateIndex, stateHash := a.machine.StateHash()
 	status.StateIndex, status.StateHash = stateIndex, hex.EncodeToString(stateHash)
+	usage, err := a.store.ShardUsage()
+	if err != nil {
+		return nil, fmt.Errorf("ask what nodes hold: %w", err)
+	}
 	for _, member := range a.peers.members() {
-		status.Nodes = append(status.Nodes, a.nodeStatus(member, raft))
+		s := a.nodeStatus(member, raft)
+		s.Shards, s.ShardBytes = usage[member.Id].GetShards(), usage[member.Id].GetBytes()
+		status.Nodes = append(status.Nodes, s)
 	}
 	slices.SortFunc(status.Nodes, func(x, y NodeStatus) int { return strings.Compare(x.ID, y.ID) })
-	unreachable := func(nodeID string) bool { return !a.peers.reachable(nodeID) }
-	whole, degraded, lost, err := a.store.Census(ctx, unreachable)
-	if err != nil {
-		return nil, fmt.Errorf("count blobs: %w", err)
+	if status.Blobs, err = countBlobs(ctx, a.store, a.peers); err != nil {
+		return nil, err
 	}
-	status.Blobs = BlobCounts{Whole: whole, Degraded: degraded, Lost: lost}
-	status.judge(a.ready.forWrites())
+	status.judge(a.ready.forWrites(), a.downAfter)
 	return status, nil
+}
+
+// countBlobs counts the blobs by how many of their shards are on nodes that answer.
+func countBlobs(ctx context.Context, store *metadata.Store, peers *peers) (BlobCounts, error) {
+	whole, degraded, lost, err := store.Census(ctx, func(nodeID string) bool { return !peers.reachable(nodeID) })
+	if err != nil {
+		return BlobCounts{}, fmt.Errorf("count blobs: %w", err)
+	}
+	return BlobCounts{Whole: whole, Degraded: degraded, Lost: lost}, nil
 }
 
 func (a *admin) nodeStatus(member *atoll.Node, raft consensus.Status) NodeStatus {
@@ -72,7 +86,7 @@ func (a *admin) nodeStatus(member *atoll.Node, raft consensus.Status) NodeStatus
 		ID: member.Name, UUID: member.Id, Zone: member.Zone,
 		Cluster: member.ClusterAddress, Registry: member.RegistryUrl, Operations: member.OperationsAddress,
 		Leader: member.Id == raft.LeaderID, CapacityBytes: member.CapacityBytes, LastContactMS: -1,
-		State: stateWord(member, a.peers.reachable(member.Id)),
+		State: stateWord(member, a.peers.reachable(member.Id)), Draining: member.State == atoll.NodeState_NODE_STATE_DRAINING,
 	}
 	for _, m := range raft.Members {
 		if m.ID == member.Id {
@@ -101,35 +115,5 @@ func stateWord(member *atoll.Node, reachable bool) string {
 		return stateDraining
 	default:
 		return stateActive
-	}
-}
-
-// judge sets the health and the problems, the worst first.
-func (s *Status) judge(writes error) {
-	s.Health = HealthOK
-	worsen := func(health Health, format string, args ...any) {
-		if s.Health == HealthOK {
-			s.Health = health
-		}
-		s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
-	}
-	if s.Blobs.Lost > 0 {
-		worsen(HealthLosing, "%d blobs can't be read with the nodes that answer", s.Blobs.Lost)
-	}
-	if writes != nil {
-		worsen(HealthReadOnly, "this node can't serve tags or pushes: %v", writes)
-	}
-	for _, node := range s.Nodes {
-		if node.State != stateUnreachable && node.State != stateDown {
-			continue
-		}
-		since := "never seen since this node started"
-		if node.LastContactMS >= 0 {
-			since = "last seen " + (time.Duration(node.LastContactMS) * time.Millisecond).Round(time.Second).String() + " ago"
-		}
-		worsen(HealthDegraded, "node %s does not answer, %s", node.ID, since)
-	}
-	if s.Blobs.Degraded > 0 {
-		worsen(HealthDegraded, "%d blobs have fewer shards than they should", s.Blobs.Degraded)
 	}
 }

@@ -272,6 +272,7 @@ func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
 		return err
 	}
 	p.closers = append(p.closers, p.blobs.Close)
+	p.metrics.MustRegister(newClusterMetrics(p))
 
 	p.rpc = newGRPCServer(p.store.ClusterID)
 	p.replica.Register(p.rpc)

@@ -11,8 +11,7 @@ type Health string
 const (
 	// HealthOK: every node answers and every blob has all its shards.
 	HealthOK Health = "ok"
-	// HealthDegraded: all blobs can be read and pushes work, but nodes or shards
-	// are missing.
+	// HealthDegraded: all blobs can be read, but nodes, shards or room are missing.
 	HealthDegraded Health = "degraded"
 	// HealthReadOnly: there is no quorum. Blobs and manifests can still be pulled
 	// by digest.
@@ -42,8 +41,11 @@ type Status struct {
 	// same index must have the same hash.
 	StateIndex uint64 `json:"state_index"`
 	StateHash  string `json:"state_hash"`
-	// Problems says in words what keeps the health from being ok.
+	// Problems says in words what keeps the health from being ok, the worst first, and
+	// what to do about it.
 	Problems []string `json:"problems,omitempty"`
+	// Notes says what goes on besides.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // NodeStatus is one member of the cluster.
@@ -66,8 +68,15 @@ type NodeStatus struct {
 	// LastContactMS is the time since the node last answered, -1 if never.
 	LastContactMS int64  `json:"last_contact_ms"`
 	AppliedIndex  uint64 `json:"applied_index"`
+	// FreeBytes is the room for new shards, 0 if it was never heard of: the reserve is
+	// taken off.
 	FreeBytes     uint64 `json:"free_bytes"`
 	CapacityBytes uint64 `json:"capacity_bytes"`
+	// Shards and ShardBytes are what it holds according to the records.
+	Shards     uint64 `json:"shards"`
+	ShardBytes uint64 `json:"shard_bytes"`
+	// Draining says that it is being emptied, whatever its state.
+	Draining bool `json:"draining,omitempty"`
 	// PID is the process id, known only of the node that answered.
 	PID int `json:"pid,omitempty"`
 }

@@ -113,14 +113,17 @@ func printStatus(w io.Writer, s *node.Status) error {
 	for _, problem := range s.Problems {
 		fmt.Fprintf(table, "problem\t%s\n", problem)
 	}
+	for _, note := range s.Notes {
+		fmt.Fprintf(table, "note\t%s\n", note)
+	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print status: %w", err)
 	}
 	fmt.Fprintln(w)
-	fmt.Fprintln(table, "NODE\tROLE\tSTATE\tSEEN\tAPPLIED\tFREE\tREGISTRY\tCLUSTER\tOPERATIONS")
+	fmt.Fprintln(table, "NODE\tROLE\tSTATE\tSEEN\tAPPLIED\tSHARDS\tHOLDS\tFREE\tREGISTRY\tCLUSTER\tOPERATIONS")
 	for _, n := range s.Nodes {
 		fmt.Fprintln(table, strings.Join([]string{
-			n.ID, role(n), n.State, seen(n.LastContactMS), fmt.Sprint(n.AppliedIndex),
+			n.ID, role(n), n.State, seen(n.LastContactMS), fmt.Sprint(n.AppliedIndex), fmt.Sprint(n.Shards), binaryBytes(n.ShardBytes),
 			fmt.Sprintf("%s of %s", binaryBytes(n.FreeBytes), binaryBytes(n.CapacityBytes)),
 			n.Registry, n.Cluster, n.Operations,
 		}, "\t"))

@@ -315,6 +315,16 @@ func TestFullDisks(t *testing.T) {
 	}
 	fill(c.Members[0])
 	push(t, c, "a", "v2", 2, c.Members...)
+	c.Eventually(FormTimeout, "the other nodes know that n1 is full", func() error {
+		status, err := c.Members[1].Status()
+		if err != nil {
+			return err
+		}
+		if len(status.Problems) != 1 || !strings.Contains(status.Problems[0], "n1 takes no new shards") {
+			return fmt.Errorf("problems are %q", status.Problems)
+		}
+		return c.Members[2].wantMetric(`atoll_node_full{name="n1"} 1`)
+	})
 	fill(c.Members[1])
 	fill(c.Members[2])
 	response, body, err := c.Members[0].Do("POST", "/v2/a/blobs/uploads/?digest="+Digest(Bytes(9, 1<<20)), bytes.NewReader(Bytes(9, 1<<20)), nil)

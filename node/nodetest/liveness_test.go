@@ -75,13 +75,18 @@ func TestDeadNodeIsDown(t *testing.T) {
 				return fmt.Errorf("%s is %s, not %s", n.ID, n.State, want)
 			}
 		}
-		return nil
+		return leader.wantMetric(fmt.Sprintf(`atoll_node_state{name=%q,state="down"} 1`, name))
 	})
 
 	dead.Start()
 	dead.WaitReady()
 	for _, m := range c.Members {
 		c.Eventually(FormTimeout, "it is back", func() error { return m.wantLiveness(name, atoll.Liveness_LIVENESS_UNSPECIFIED) })
+	}
+	for _, metric := range []string{fmt.Sprintf(`atoll_node_state{name=%q,state="active"} 1`, name), `atoll_blobs{condition="lost"} 0`} {
+		if err := other.wantMetric(metric); err != nil {
+			t.Error(err)
+		}
 	}
 	c.Check()
 }
