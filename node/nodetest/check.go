@@ -94,15 +94,23 @@ func (m *Member) hasItsShards() error {
 		}
 		for _, e := range extents {
 			after = e.GetId()
-			file := fmt.Sprintf("%x.%d", e.GetId(), slices.Index(e.GetHolders(), id))
-			if _, err := os.Stat(filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), file)); err != nil {
-				return fmt.Errorf("%s: recorded shard: %w", m.Config.Name, err)
+			if err := m.hasShard(e, slices.Index(e.GetHolders(), id)); err != nil {
+				return err
 			}
 		}
 		if len(extents) < page {
 			return nil
 		}
 	}
+}
+
+// hasShard says why a shard's file is not on a member's disk; nil if it is.
+func (m *Member) hasShard(e *atoll.Extent, number int) error {
+	file := fmt.Sprintf("%x.%d", e.GetId(), number)
+	if _, err := os.Stat(filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), file)); err != nil {
+		return fmt.Errorf("%s: recorded shard: %w", m.Config.Name, err)
+	}
+	return nil
 }
 
 // checkState waits until all nodes have applied the same log and compares what

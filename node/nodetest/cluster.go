@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -56,7 +57,51 @@ type Member struct {
 // everything. It is stopped when the test ends.
 func Start(t testing.TB, n int, configure ...func(*node.Config)) *Cluster {
 	t.Helper()
+	c, _ := StartWithSpares(t, n, 0, configure...)
+	return c
+}
+
+// StartWithSpares is Start with nodes that are not started yet, for Cluster.Add.
+func StartWithSpares(t testing.TB, n, spares int, configure ...func(*node.Config)) (*Cluster, []*Member) {
+	t.Helper()
 	c := &Cluster{t: t}
+	members := c.configure(n, n+spares, configure)
+	c.Members = members[:n:n]
+	t.Cleanup(c.stopAll)
+	for _, m := range c.Members {
+		m.Start()
+	}
+	for _, m := range c.Members {
+		m.WaitReady()
+	}
+	return c, members[n:]
+}
+
+// Add starts nodes that were spares, and waits until they are members.
+func (c *Cluster) Add(members ...*Member) {
+	c.t.Helper()
+	c.Members = append(c.Members, members...)
+	for _, m := range members {
+		m.Start()
+	}
+	for _, m := range members {
+		m.WaitReady()
+	}
+}
+
+// Drop takes nodes that have left the cluster off its members, and ends them.
+func (c *Cluster) Drop(members ...*Member) {
+	for _, m := range members {
+		m.cancelRun()
+		_ = m.wait() // a node that was removed may well complain
+	}
+	c.Members = slices.DeleteFunc(slices.Clone(c.Members), func(m *Member) bool { return slices.Contains(members, m) })
+}
+
+// configure makes members that know the first of them.
+func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (members []*Member) {
+	t := c.t
+	t.Helper()
 	dir := t.TempDir()
 	names := make([]string, n)
 	for i := range names {
@@ -72,22 +117,15 @@ func Start(t testing.TB, n int, configure ...func(*node.Config)) *Cluster {
 		cfg.Name, cfg.Data = name, filepath.Join(dir, name)
 		cfg.Registry.Listen, cfg.Cluster.Listen, cfg.Operations.Listen = addresses[i], addresses[n+i], addresses[2*n+i]
 		cfg.Cluster.Address = cfg.Cluster.Listen
-		cfg.Join, cfg.Bootstrap = addresses[n:2*n], n == 1
+		cfg.Join, cfg.Bootstrap = addresses[n:n+first], n == 1
 		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
 		cfg.ShutdownTimeout = 10 * time.Second
 		for _, change := range configure {
 			change(&cfg)
 		}
-		c.Members = append(c.Members, &Member{cluster: c, Config: cfg})
+		members = append(members, &Member{cluster: c, Config: cfg})
 	}
-	t.Cleanup(c.stopAll)
-	for _, m := range c.Members {
-		m.Start()
-	}
-	for _, m := range c.Members {
-		m.WaitReady()
-	}
-	return c
+	return members
 }
 
 // freeAddresses finds loopback addresses that nobody listens on.

@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -9,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/node"
+	atoll "github.com/atollregistry/atoll/proto"
 )
 
 // load pushes and pulls without a pause through members that it is allowed, until it
@@ -138,4 +141,105 @@ func TestTwoOfFiveWiped(t *testing.T) {
 	}
 	t.Logf("%d images pushed and pulled meanwhile", l.end())
 	c.Check()
+}
+
+// A cluster grows from three nodes to six, whose share of the shards they get, and
+// shrinks to three again, under load. No request fails, and at no time does a
+// blob have fewer shards than it should.
+func TestGrowAndShrink(t *testing.T) {
+	c, spares := StartWithSpares(t, 3, 3, quickExpiry)
+	all := append(slices.Clone(c.Members), spares...)
+	for _, m := range all {
+		m.Tune = func(cfg *blobstore.Config) { cfg.RebalanceThreshold, cfg.RebalanceMinBytes = 1e-12, 4<<20 }
+	}
+	for seed := range uint64(4) {
+		push(t, c, "a/image", fmt.Sprint("v", seed), seed, c.Members...)
+	}
+	l := c.startLoad()
+	watch := watchRedundancy(t, all)
+	c.Add(spares...)
+	l.without()
+	for _, m := range spares {
+		c.Eventually(settleTimeout, m.Config.Name+" has its share", func() error {
+			if len(m.ShardFiles()) == 0 {
+				return errors.New("it has no shard")
+			}
+			return nil
+		})
+	}
+	push(t, c, "a/image", "wide", 10, c.Members...)
+	for _, m := range spares {
+		store, id := c.Members[0].running().Metadata(), m.running().ID()
+		if err := store.SetNodeState(t.Context(), id, atoll.NodeState_NODE_STATE_DRAINING); err != nil {
+			t.Fatal(err)
+		}
+		c.Eventually(settleTimeout, m.Config.Name+" is empty", func() error {
+			usage, err := store.ShardUsage()
+			if err == nil && usage[id] != nil {
+				err = fmt.Errorf("it holds %v", usage[id])
+			}
+			return err
+		})
+		l.without(m)
+		if err := store.SetNodeState(t.Context(), id, atoll.NodeState_NODE_STATE_REMOVED); err != nil {
+			t.Fatal(err)
+		}
+		c.Drop(m)
+		l.without()
+	}
+	t.Logf("%d images pushed and pulled meanwhile", l.end())
+	watch()
+	c.Check()
+}
+
+// watchRedundancy looks again and again whether all shards of all extents are on
+// record, and their files where the records say, until the function returned is
+// called. Members may start and end meanwhile, but for the first.
+func watchRedundancy(t *testing.T, members []*Member) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	looks, extents := 0, 0
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(pollInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			looks++
+			extents += lookAtRedundancy(t, members)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		t.Logf("looked %d times, at %d extents", looks, extents)
+	}
+}
+
+func lookAtRedundancy(t *testing.T, members []*Member) (extents int) {
+	byID := map[string]*Member{}
+	for _, m := range members {
+		if n := m.running(); n != nil {
+			byID[n.ID()] = m
+		}
+	}
+	all, err := members[0].running().Metadata().Extents(nil, 1<<20)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range all {
+		if slices.Contains(e.GetHolders(), "") || e.GetLayout().GetParityShards() == 0 {
+			t.Errorf("extent %x has the layout %v and is on %v", e.GetId(), e.GetLayout(), e.GetHolders())
+		}
+		for number, holder := range e.GetHolders() {
+			if err := byID[holder].hasShard(e, number); err != nil {
+				t.Errorf("extent %x: %v", e.GetId(), err)
+			}
+		}
+	}
+	return len(all)
 }
