@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -242,4 +243,50 @@ func lookAtRedundancy(t *testing.T, members []*Member) (extents int) {
 		}
 	}
 	return len(all)
+}
+
+// A node is away for so long that its shards are rebuilt elsewhere, while content is
+// pushed and deleted. It comes back with shards that are nobody's any more, and
+// is a node like all others again.
+func TestStaleNodeReturns(t *testing.T) {
+	c := Start(t, 4, quickExpiry, func(cfg *node.Config) { cfg.DownAfter, cfg.Collect.Grace = 15*time.Second, 20*time.Second })
+	for seed := range uint64(5) {
+		push(t, c, fmt.Sprint("r", seed), "v1", seed, c.Members...)
+	}
+	away, there := c.Members[3], c.Members[:3]
+	id, stale := away.running().ID(), len(away.ShardFiles())
+	away.Crash()
+	store := there[0].running().Metadata()
+	c.Eventually(settleTimeout, "the node's shards are elsewhere", func() error {
+		usage, err := store.ShardUsage()
+		if err == nil && usage[id] != nil {
+			err = fmt.Errorf("it holds %v", usage[id])
+		}
+		return err
+	})
+	for seed := range uint64(5) {
+		push(t, c, "new", fmt.Sprint("v", seed), 10+seed, there...)
+	}
+	for _, acked := range c.Acked() {
+		if acked.Repository != "r0" || acked.Tag == "" {
+			continue
+		}
+		if _, _, err := there[1].expect(http.StatusAccepted, "DELETE", "/v2/r0/manifests/"+acked.Digest, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.forgetRepository("r0")
+	away.Start()
+	away.WaitReady()
+	if files := len(away.ShardFiles()); stale == 0 || files < stale {
+		t.Errorf("the node came back with %d of %d shards", files, stale)
+	}
+	c.Check()
+}
+
+// forgetRepository drops all acknowledged content of a repository.
+func (c *Cluster) forgetRepository(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acked = slices.DeleteFunc(c.acked, func(acked Acked) bool { return acked.Repository == name })
 }
