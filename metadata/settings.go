@@ -15,6 +15,9 @@ const (
 	DefaultRepairBytesPerSecond = 64 << 20
 	// DefaultRepairConcurrency is Settings.repair_concurrency.
 	DefaultRepairConcurrency = 4
+	// minRepairBytesPerSecond is the slowest pace: below it, a change to a faster one
+	// would show only after minutes.
+	minRepairBytesPerSecond = 1 << 20
 	// maxRepairConcurrency bounds it: each extent needs memory and open files.
 	maxRepairConcurrency = 64
 )
@@ -29,6 +32,8 @@ func (c *change) putSettings(command *proto.PutSettings) error {
 	switch {
 	case next.GetRepairConcurrency() < 1 || next.GetRepairConcurrency() > maxRepairConcurrency:
 		return invalid("repair concurrency %d is not 1 to %d", next.GetRepairConcurrency(), maxRepairConcurrency)
+	case next.GetRepairBytesPerSecond() > 0 && next.GetRepairBytesPerSecond() < minRepairBytesPerSecond:
+		return invalid("repair at %d bytes a second is slower than %d", next.GetRepairBytesPerSecond(), minRepairBytesPerSecond)
 	case !pb.Equal(current, command.GetPrevious()):
 		return refuse(proto.Refusal_REFUSAL_PRECONDITION, "somebody else has changed the settings")
 	}

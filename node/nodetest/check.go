@@ -60,7 +60,12 @@ func (c *Cluster) Check() {
 // the node that the records name.
 func (c *Cluster) WaitWhole() {
 	c.t.Helper()
-	c.Eventually(settleTimeout, "every shard is where it should be", func() error {
+	c.waitWhole(settleTimeout)
+}
+
+func (c *Cluster) waitWhole(timeout time.Duration) {
+	c.t.Helper()
+	c.Eventually(timeout, "every shard is where it should be", func() error {
 		for _, m := range c.Members {
 			status, err := m.Status()
 			if err != nil {
