@@ -41,6 +41,8 @@ type Store struct {
 	buffers *buffers
 	erasure *erasure
 	pace    *pace
+	reports *reports
+	scrub   *scrub
 	log     zerolog.Logger
 
 	// nodeWait is the constant, shorter in tests.
@@ -76,7 +78,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	return &Store{
+	s := &Store{
 		cfg:       cfg,
 		cluster:   cluster,
 		catalog:   catalog,
@@ -89,18 +91,26 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		diskReads: make(chan struct{}, cfg.MaxShardReads),
 		fetches:   make(chan struct{}, maxFetches),
 		rebuilds:  make(chan struct{}, maxRebuilds),
+		reports:   newReports(catalog, cfg.Logger),
 		running:   make(map[*context.CancelCauseFunc]struct{}),
-	}, nil
+	}
+	s.scrub = newScrub(s)
+	return s, nil
 }
 
 // Register offers this node's shards to the other nodes. The server must use
 // Codec.
 func (s *Store) Register(registrar grpc.ServiceRegistrar) {
-	newServer(s.cfg, s.disk, s.buffers, s.repair).register(registrar)
+	newServer(s.cfg, s.disk, s.buffers, s.repair, s.tellScrub).register(registrar)
 }
 
-// Run sweeps shards that no record names, until ctx ends.
+// Run sweeps shards that no record names, reads all others again and again, and
+// reports those that are damaged, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
+	var others sync.WaitGroup
+	defer others.Wait()
+	others.Go(func() { s.reports.run(ctx) })
+	others.Go(func() { s.scrub.run(ctx) })
 	return newSweep(s.cfg, s.cluster.Self(), s.disk, s.catalog).Run(ctx)
 }
 

@@ -114,12 +114,26 @@ func (r *records) ReplaceExtent(_ context.Context, id []byte, extents []*proto.E
 	return nil
 }
 
-// report marks a shard as damaged.
-func (r *records) report(e *proto.Extent, number int) {
+// CatchUp is Catalog's.
+func (r *records) CatchUp(context.Context) error { return nil }
+
+// ReportShards is Catalog's.
+func (r *records) ReportShards(_ context.Context, shards []*proto.ShardRef) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	record := r.extents[string(e.GetId())]
-	record.DamagedShards = append(record.DamagedShards, uint32(number))
+	for _, shard := range shards {
+		e := r.extents[string(shard.GetExtentId())]
+		if shard.GetNodeId() != "" && r.holder(shard.GetExtentId(), shard.GetShardNumber()) == shard.GetNodeId() {
+			e.DamagedShards = slices.Compact(slices.Sorted(slices.Values(append(e.GetDamagedShards(), shard.GetShardNumber()))))
+		}
+	}
+	return nil
+}
+
+// report marks a shard as damaged.
+func (r *records) report(e *proto.Extent, number int) {
+	ref := &proto.ShardRef{ExtentId: e.GetId(), ShardNumber: uint32(number), NodeId: r.now([]*proto.Extent{e})[0].GetHolders()[number]}
+	_ = r.ReportShards(context.Background(), []*proto.ShardRef{ref}) // never fails
 }
 
 // list returns the extents of a kind behind one of them.

@@ -51,6 +51,11 @@ type Catalog interface {
 	// before the call is seen. An error says nothing about any of them.
 	LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error)
 
+	// CatchUp returns once the lists below have everything that was recorded before.
+	CatchUp(ctx context.Context) error
+
+	// ReportShards marks shards as damaged, if they are where the references say.
+	ReportShards(ctx context.Context, shards []*proto.ShardRef) error
 	// MoveShards records where shards are now, and tells how many of the moves were
 	// still good.
 	MoveShards(ctx context.Context, moves []*proto.ShardMove) (moved int, err error)

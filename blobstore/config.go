@@ -59,6 +59,11 @@ type Config struct {
 	// MaxOpenShards bounds the files kept open for the next read.
 	MaxOpenShards int
 
+	// ScrubPeriod is the time in which every shard on this node is read again; 0 for
+	// only on request. ScrubBytesPerSecond bounds how fast.
+	ScrubPeriod         time.Duration
+	ScrubBytesPerSecond uint64
+
 	// RebalanceThreshold is by which part of its capacity a node must be fuller than
 	// the emptiest before shards are moved from it, and RebalanceMinBytes by how many
 	// bytes at least.
@@ -89,19 +94,21 @@ const (
 // Dir is left empty.
 func DefaultConfig() Config {
 	return Config{
-		Logger:          zerolog.Nop(),
-		CellBytes:       256 << 10,
-		MaxExtentBytes:  1 << 30,
-		SmallBlobBytes:  128 << 10,
-		MaxDataShards:   8,
-		Parity:          -1,
-		BufferBytes:     64 << 20,
-		HedgeDelay:      300 * time.Millisecond,
-		StallTimeout:    5 * time.Second,
-		ReadTimeout:     30 * time.Second,
-		MaxShardWriters: 1024,
-		MaxShardReads:   32,
-		MaxOpenShards:   256,
+		Logger:              zerolog.Nop(),
+		CellBytes:           256 << 10,
+		MaxExtentBytes:      1 << 30,
+		SmallBlobBytes:      128 << 10,
+		MaxDataShards:       8,
+		Parity:              -1,
+		BufferBytes:         64 << 20,
+		HedgeDelay:          300 * time.Millisecond,
+		StallTimeout:        5 * time.Second,
+		ReadTimeout:         30 * time.Second,
+		MaxShardWriters:     1024,
+		MaxShardReads:       32,
+		MaxOpenShards:       256,
+		ScrubPeriod:         14 * 24 * time.Hour,
+		ScrubBytesPerSecond: 64 << 20,
 		// Moving costs more than a few percent of difference are worth.
 		RebalanceThreshold: 0.05,
 		RebalanceMinBytes:  1 << 30,
@@ -132,6 +139,8 @@ func (c *Config) Validate() error {
 	require(c.MaxShardWriters > 0, "MaxShardWriters %d is not positive", c.MaxShardWriters)
 	require(c.MaxShardReads > 0, "MaxShardReads %d is not positive", c.MaxShardReads)
 	require(c.MaxOpenShards > 0, "MaxOpenShards %d is not positive", c.MaxOpenShards)
+	require(c.ScrubPeriod >= 0, "ScrubPeriod %s is negative", c.ScrubPeriod)
+	require(c.ScrubBytesPerSecond >= minScrubBytesPerSecond, "ScrubBytesPerSecond %d is less than %d", c.ScrubBytesPerSecond, minScrubBytesPerSecond)
 	require(c.RebalanceThreshold > 0 && c.RebalanceThreshold <= 1, "RebalanceThreshold %g is not in (0, 1]", c.RebalanceThreshold)
 	require(c.RebalanceMinBytes > 0, "RebalanceMinBytes %d is not positive", c.RebalanceMinBytes)
 	require(c.SweepInterval > 0, "SweepInterval %s is not positive", c.SweepInterval)

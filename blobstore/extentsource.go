@@ -122,8 +122,12 @@ func (s *Store) noteFailure(source *extentSource, number int, err error) {
 	switch {
 	case errors.Is(err, ErrChecksum), errors.Is(err, ErrShardUnknown):
 		s.damaged.Add(1)
+		s.reports.add(source.id, number, node)
 		s.log.Warn().Err(err).Hex("extent", source.id).Int("shard", number).Str("peer", node).Msg("shard is damaged")
 	case isNodeFault(err):
+		if errors.Is(err, ErrDisk) { // perhaps of this one file
+			s.reports.add(source.id, number, node)
+		}
 		s.suspect(node, err)
 	}
 }

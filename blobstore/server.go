@@ -22,17 +22,22 @@ const maxReadBytes = 1 << 20
 type server struct {
 	disk    *Disk
 	buffers *buffers
-	// repair carries out tasks that the leader has for this node.
+	// repair carries out tasks that the leader has for this node, scrub tells of its
+	// scrub.
 	repair repairCall
+	scrub  scrubCall
 	// reads has room for each read that may be under way on the disk at once.
 	reads chan struct{}
 }
 
-// repairCall is Store.repair.
-type repairCall func(context.Context, *proto.RepairRequest) (*proto.RepairResponse, error)
+// What the server needs of the store beside its disk.
+type (
+	repairCall func(context.Context, *proto.RepairRequest) (*proto.RepairResponse, error)
+	scrubCall  func(now bool) *proto.ScrubResponse
+)
 
-func newServer(cfg Config, disk *Disk, buffers *buffers, repair repairCall) *server {
-	return &server{disk: disk, buffers: buffers, repair: repair, reads: make(chan struct{}, cfg.MaxShardReads)}
+func newServer(cfg Config, disk *Disk, buffers *buffers, repair repairCall, scrub scrubCall) *server {
+	return &server{disk: disk, buffers: buffers, repair: repair, scrub: scrub, reads: make(chan struct{}, cfg.MaxShardReads)}
 }
 
 // register adds the service to a gRPC server. It is the generated description
@@ -46,6 +51,7 @@ func (s *server) register(registrar grpc.ServiceRegistrar) {
 		Methods: []grpc.MethodDesc{
 			{MethodName: "ReadShard", Handler: unary(proto.Shards_ReadShard_FullMethodName, (*server).readShard)},
 			{MethodName: "Repair", Handler: unary(proto.Shards_Repair_FullMethodName, (*server).carryOut)},
+			{MethodName: "Scrub", Handler: unary(proto.Shards_Scrub_FullMethodName, (*server).tellScrub)},
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "WriteShard", Handler: handleWriteShard, ClientStreams: true}},
 	}, s)
@@ -72,6 +78,11 @@ func unary[Request, Answer any](method string, call func(*server, context.Contex
 // carryOut is the Repair call.
 func (s *server) carryOut(ctx context.Context, request *proto.RepairRequest) (*proto.RepairResponse, error) {
 	return s.repair(ctx, request)
+}
+
+// tellScrub is the Scrub call.
+func (s *server) tellScrub(_ context.Context, request *proto.ScrubRequest) (*proto.ScrubResponse, error) {
+	return s.scrub(request.GetNow()), nil
 }
 
 func handleWriteShard(handler any, stream grpc.ServerStream) error {

@@ -35,7 +35,7 @@ func startTestServer(t testing.TB, cfg Config, options ...grpc.ServerOption) *te
 		t.Fatal(err)
 	}
 	s := &testServer{disk: openTestDisk(t, cfg), address: listener.Addr().String()}
-	s.server = newServer(cfg, s.disk, newBuffers(cfg.BufferBytes), nil)
+	s.server = newServer(cfg, s.disk, newBuffers(cfg.BufferBytes), nil, nil)
 	g := grpc.NewServer(append(options, grpc.ForceServerCodecV2(Codec()))...)
 	s.server.register(g)
 	ended := make(chan error, 1)

@@ -205,6 +205,14 @@ func (o *openShards) keep(shard *openShard, generation uint64) *openShard {
 	return shard
 }
 
+// has says whether the shard is kept open.
+func (o *openShards) has(id shardID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.byID[id]
+	return ok
+}
+
 // release ends the use of a shard.
 func (o *openShards) release(shard *openShard) {
 	o.mu.Lock()

@@ -60,6 +60,11 @@ func startWriteback(f *os.File, offset, length int64, settle bool) error {
 	}
 }
 
+// dropFromCache tells the kernel that a file's pages are not needed again soon.
+func dropFromCache(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice, no more
+}
+
 // fileSystemSpace returns the bytes of the file system that holds a folder, and
 // how many of them an ordinary process may still write.
 func fileSystemSpace(dir string) (free, total uint64, err error) {

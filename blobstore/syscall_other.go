@@ -22,6 +22,9 @@ func writeVector(f *os.File, pieces [][]byte) error {
 // startWriteback does nothing here: the fsync takes longer.
 func startWriteback(*os.File, int64, int64, bool) error { return nil }
 
+// dropFromCache does nothing here.
+func dropFromCache(*os.File) {}
+
 // fileSystemSpace returns the bytes of the file system that holds a folder, and
 // how many of them an ordinary process may still write.
 func fileSystemSpace(dir string) (free, total uint64, err error) {

@@ -59,6 +59,7 @@ type Config struct {
 	Operations OperationsConfig `koanf:"operations"`
 	Limits     LimitsConfig     `koanf:"limits"`
 	Collect    CollectConfig    `koanf:"collect"`
+	Scrub      ScrubConfig      `koanf:"scrub"`
 	Log        LogConfig        `koanf:"log"`
 }
 
@@ -148,6 +149,15 @@ type CollectConfig struct {
 	Interval time.Duration `koanf:"interval"`
 }
 
+// ScrubConfig is about reading shards again before anybody asks for them.
+type ScrubConfig struct {
+	// Period is the time in which the node reads all its shards once; 0 for only when
+	// it is told to.
+	Period time.Duration `koanf:"period"`
+	// BytesPerSecond is how fast it reads at most.
+	BytesPerSecond uint64 `koanf:"bytes-per-second"`
+}
+
 // LogConfig is about the node's own log.
 type LogConfig struct {
 	// Level is the lowest level that is written: debug, info, warn or error.
@@ -179,6 +189,7 @@ func DefaultConfig() Config {
 		Operations: OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
 		Limits:     LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
 		Collect:    CollectConfig{Grace: 24 * time.Hour, Interval: time.Minute},
+		Scrub:      ScrubConfig{Period: 14 * 24 * time.Hour, BytesPerSecond: 64 << 20},
 		Log:        LogConfig{Level: "info", Format: "json"},
 	}
 }
@@ -243,6 +254,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Collect.Interval <= 0 {
 		fault("collect.interval: %s is not a positive duration", c.Collect.Interval)
+	}
+	if c.Scrub.Period < 0 {
+		fault("scrub.period: %s is neither 0, to scrub only on request, nor a positive duration", c.Scrub.Period)
+	}
+	if c.Scrub.BytesPerSecond < 1<<20 {
+		fault("scrub.bytes-per-second: %d is less than 1 MiB", c.Scrub.BytesPerSecond)
 	}
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		fault("log.level: %q is not debug, info, warn or error", c.Log.Level)

@@ -265,6 +265,7 @@ func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
 	cfg := blobstore.DefaultConfig()
 	cfg.Dir, cfg.Logger = filepath.Join(p.folder.path, shardsDir), p.component("blobstore")
 	cfg.Parity, cfg.CapacityBytes, cfg.ReserveBytes, cfg.BufferBytes = p.cfg.Parity, p.cfg.Capacity, p.cfg.ReserveBytes, p.cfg.Limits.BufferBytes
+	cfg.ScrubPeriod, cfg.ScrubBytesPerSecond = p.cfg.Scrub.Period, p.cfg.Scrub.BytesPerSecond
 	if tune != nil {
 		tune(&cfg)
 	}

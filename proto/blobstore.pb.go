@@ -23,6 +23,207 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Now           bool                   `protobuf:"varint,1,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_blobstore_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ScrubRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+type ScrubResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True while a pass is under way, or about to begin.
+	Running bool `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	// The part of it that is behind, in thousandths.
+	DonePermille uint32 `protobuf:"varint,2,opt,name=done_permille,json=donePermille,proto3" json:"done_permille,omitempty"`
+	// The pass under way, or the last one.
+	Current *ScrubPass `protobuf:"bytes,3,opt,name=current,proto3" json:"current,omitempty"`
+	// The last pass that has ended.
+	Last          *ScrubPass `protobuf:"bytes,4,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubResponse) Reset() {
+	*x = ScrubResponse{}
+	mi := &file_blobstore_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubResponse) ProtoMessage() {}
+
+func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubResponse.ProtoReflect.Descriptor instead.
+func (*ScrubResponse) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ScrubResponse) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *ScrubResponse) GetDonePermille() uint32 {
+	if x != nil {
+		return x.DonePermille
+	}
+	return 0
+}
+
+func (x *ScrubResponse) GetCurrent() *ScrubPass {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *ScrubResponse) GetLast() *ScrubPass {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+type ScrubPass struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 for never.
+	StartedUnixMs int64  `protobuf:"varint,1,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"`
+	EndedUnixMs   int64  `protobuf:"varint,2,opt,name=ended_unix_ms,json=endedUnixMs,proto3" json:"ended_unix_ms,omitempty"`
+	Shards        uint64 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
+	Bytes         uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Damaged       uint64 `protobuf:"varint,5,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	Missing       uint64 `protobuf:"varint,6,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubPass) Reset() {
+	*x = ScrubPass{}
+	mi := &file_blobstore_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubPass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubPass) ProtoMessage() {}
+
+func (x *ScrubPass) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubPass.ProtoReflect.Descriptor instead.
+func (*ScrubPass) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ScrubPass) GetStartedUnixMs() int64 {
+	if x != nil {
+		return x.StartedUnixMs
+	}
+	return 0
+}
+
+func (x *ScrubPass) GetEndedUnixMs() int64 {
+	if x != nil {
+		return x.EndedUnixMs
+	}
+	return 0
+}
+
+func (x *ScrubPass) GetShards() uint64 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *ScrubPass) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ScrubPass) GetDamaged() uint64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *ScrubPass) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
 type RepairRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tasks         []*RepairTask          `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
@@ -32,7 +233,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_blobstore_proto_msgTypes[0]
+	mi := &file_blobstore_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +245,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[0]
+	mi := &file_blobstore_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +258,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{0}
+	return file_blobstore_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RepairRequest) GetTasks() []*RepairTask {
@@ -82,7 +283,7 @@ type RepairTask struct {
 
 func (x *RepairTask) Reset() {
 	*x = RepairTask{}
-	mi := &file_blobstore_proto_msgTypes[1]
+	mi := &file_blobstore_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -94,7 +295,7 @@ func (x *RepairTask) String() string {
 func (*RepairTask) ProtoMessage() {}
 
 func (x *RepairTask) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[1]
+	mi := &file_blobstore_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -107,7 +308,7 @@ func (x *RepairTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairTask.ProtoReflect.Descriptor instead.
 func (*RepairTask) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{1}
+	return file_blobstore_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RepairTask) GetExtent() *Extent {
@@ -141,7 +342,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_blobstore_proto_msgTypes[2]
+	mi := &file_blobstore_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +354,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[2]
+	mi := &file_blobstore_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +367,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{2}
+	return file_blobstore_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RepairResponse) GetErrors() []string {
@@ -187,7 +388,7 @@ type ShardHeader struct {
 
 func (x *ShardHeader) Reset() {
 	*x = ShardHeader{}
-	mi := &file_blobstore_proto_msgTypes[3]
+	mi := &file_blobstore_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +400,7 @@ func (x *ShardHeader) String() string {
 func (*ShardHeader) ProtoMessage() {}
 
 func (x *ShardHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[3]
+	mi := &file_blobstore_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +413,7 @@ func (x *ShardHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHeader.ProtoReflect.Descriptor instead.
 func (*ShardHeader) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{3}
+	return file_blobstore_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShardHeader) GetExtentId() []byte {
@@ -248,7 +449,7 @@ type ShardTrailer struct {
 
 func (x *ShardTrailer) Reset() {
 	*x = ShardTrailer{}
-	mi := &file_blobstore_proto_msgTypes[4]
+	mi := &file_blobstore_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +461,7 @@ func (x *ShardTrailer) String() string {
 func (*ShardTrailer) ProtoMessage() {}
 
 func (x *ShardTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[4]
+	mi := &file_blobstore_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +474,7 @@ func (x *ShardTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardTrailer.ProtoReflect.Descriptor instead.
 func (*ShardTrailer) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{4}
+	return file_blobstore_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ShardTrailer) GetExtentSize() uint64 {
@@ -303,7 +504,7 @@ type WriteShardRequest struct {
 
 func (x *WriteShardRequest) Reset() {
 	*x = WriteShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[5]
+	mi := &file_blobstore_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +516,7 @@ func (x *WriteShardRequest) String() string {
 func (*WriteShardRequest) ProtoMessage() {}
 
 func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[5]
+	mi := &file_blobstore_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +529,7 @@ func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
 func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{5}
+	return file_blobstore_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteShardRequest) GetHeader() *ShardHeader {
@@ -362,7 +563,7 @@ type WriteShardResponse struct {
 
 func (x *WriteShardResponse) Reset() {
 	*x = WriteShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[6]
+	mi := &file_blobstore_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +575,7 @@ func (x *WriteShardResponse) String() string {
 func (*WriteShardResponse) ProtoMessage() {}
 
 func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[6]
+	mi := &file_blobstore_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +588,7 @@ func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
 func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{6}
+	return file_blobstore_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WriteShardResponse) GetFileBytes() uint64 {
@@ -410,7 +611,7 @@ type ReadShardRequest struct {
 
 func (x *ReadShardRequest) Reset() {
 	*x = ReadShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[7]
+	mi := &file_blobstore_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +623,7 @@ func (x *ReadShardRequest) String() string {
 func (*ReadShardRequest) ProtoMessage() {}
 
 func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[7]
+	mi := &file_blobstore_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +636,7 @@ func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadShardRequest.ProtoReflect.Descriptor instead.
 func (*ReadShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{7}
+	return file_blobstore_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadShardRequest) GetExtentId() []byte {
@@ -478,7 +679,7 @@ type ReadShardResponse struct {
 
 func (x *ReadShardResponse) Reset() {
 	*x = ReadShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[8]
+	mi := &file_blobstore_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +691,7 @@ func (x *ReadShardResponse) String() string {
 func (*ReadShardResponse) ProtoMessage() {}
 
 func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[8]
+	mi := &file_blobstore_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +704,7 @@ func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadShardResponse.ProtoReflect.Descriptor instead.
 func (*ReadShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{8}
+	return file_blobstore_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadShardResponse) GetCellChecksums() []uint32 {
@@ -524,7 +725,21 @@ var File_blobstore_proto protoreflect.FileDescriptor
 
 const file_blobstore_proto_rawDesc = "" +
 	"\n" +
-	"\x0fblobstore.proto\x12\batoll.v1\x1a\rrecords.proto\";\n" +
+	"\x0fblobstore.proto\x12\batoll.v1\x1a\rrecords.proto\" \n" +
+	"\fScrubRequest\x12\x10\n" +
+	"\x03now\x18\x01 \x01(\bR\x03now\"\xa6\x01\n" +
+	"\rScrubResponse\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12#\n" +
+	"\rdone_permille\x18\x02 \x01(\rR\fdonePermille\x12-\n" +
+	"\acurrent\x18\x03 \x01(\v2\x13.atoll.v1.ScrubPassR\acurrent\x12'\n" +
+	"\x04last\x18\x04 \x01(\v2\x13.atoll.v1.ScrubPassR\x04last\"\xb9\x01\n" +
+	"\tScrubPass\x12&\n" +
+	"\x0fstarted_unix_ms\x18\x01 \x01(\x03R\rstartedUnixMs\x12\"\n" +
+	"\rended_unix_ms\x18\x02 \x01(\x03R\vendedUnixMs\x12\x16\n" +
+	"\x06shards\x18\x03 \x01(\x04R\x06shards\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\adamaged\x18\x05 \x01(\x04R\adamaged\x12\x18\n" +
+	"\amissing\x18\x06 \x01(\x04R\amissing\";\n" +
 	"\rRepairRequest\x12*\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x14.atoll.v1.RepairTaskR\x05tasks\"u\n" +
 	"\n" +
@@ -557,12 +772,13 @@ const file_blobstore_proto_rawDesc = "" +
 	"\x05cells\x18\x04 \x01(\rR\x05cells\"N\n" +
 	"\x11ReadShardResponse\x12%\n" +
 	"\x0ecell_checksums\x18\x01 \x03(\aR\rcellChecksums\x12\x12\n" +
-	"\x04data\x18\x0f \x01(\fR\x04data2\xd6\x01\n" +
+	"\x04data\x18\x0f \x01(\fR\x04data2\x90\x02\n" +
 	"\x06Shards\x12I\n" +
 	"\n" +
 	"WriteShard\x12\x1b.atoll.v1.WriteShardRequest\x1a\x1c.atoll.v1.WriteShardResponse(\x01\x12D\n" +
 	"\tReadShard\x12\x1a.atoll.v1.ReadShardRequest\x1a\x1b.atoll.v1.ReadShardResponse\x12;\n" +
-	"\x06Repair\x12\x17.atoll.v1.RepairRequest\x1a\x18.atoll.v1.RepairResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x06Repair\x12\x17.atoll.v1.RepairRequest\x1a\x18.atoll.v1.RepairResponse\x128\n" +
+	"\x05Scrub\x12\x16.atoll.v1.ScrubRequest\x1a\x17.atoll.v1.ScrubResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_blobstore_proto_rawDescOnce sync.Once
@@ -576,37 +792,44 @@ func file_blobstore_proto_rawDescGZIP() []byte {
 	return file_blobstore_proto_rawDescData
 }
 
-var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_blobstore_proto_goTypes = []any{
-	(*RepairRequest)(nil),      // 0: atoll.v1.RepairRequest
-	(*RepairTask)(nil),         // 1: atoll.v1.RepairTask
-	(*RepairResponse)(nil),     // 2: atoll.v1.RepairResponse
-	(*ShardHeader)(nil),        // 3: atoll.v1.ShardHeader
-	(*ShardTrailer)(nil),       // 4: atoll.v1.ShardTrailer
-	(*WriteShardRequest)(nil),  // 5: atoll.v1.WriteShardRequest
-	(*WriteShardResponse)(nil), // 6: atoll.v1.WriteShardResponse
-	(*ReadShardRequest)(nil),   // 7: atoll.v1.ReadShardRequest
-	(*ReadShardResponse)(nil),  // 8: atoll.v1.ReadShardResponse
-	(*Extent)(nil),             // 9: atoll.v1.Extent
-	(*Layout)(nil),             // 10: atoll.v1.Layout
+	(*ScrubRequest)(nil),       // 0: atoll.v1.ScrubRequest
+	(*ScrubResponse)(nil),      // 1: atoll.v1.ScrubResponse
+	(*ScrubPass)(nil),          // 2: atoll.v1.ScrubPass
+	(*RepairRequest)(nil),      // 3: atoll.v1.RepairRequest
+	(*RepairTask)(nil),         // 4: atoll.v1.RepairTask
+	(*RepairResponse)(nil),     // 5: atoll.v1.RepairResponse
+	(*ShardHeader)(nil),        // 6: atoll.v1.ShardHeader
+	(*ShardTrailer)(nil),       // 7: atoll.v1.ShardTrailer
+	(*WriteShardRequest)(nil),  // 8: atoll.v1.WriteShardRequest
+	(*WriteShardResponse)(nil), // 9: atoll.v1.WriteShardResponse
+	(*ReadShardRequest)(nil),   // 10: atoll.v1.ReadShardRequest
+	(*ReadShardResponse)(nil),  // 11: atoll.v1.ReadShardResponse
+	(*Extent)(nil),             // 12: atoll.v1.Extent
+	(*Layout)(nil),             // 13: atoll.v1.Layout
 }
 var file_blobstore_proto_depIdxs = []int32{
-	1,  // 0: atoll.v1.RepairRequest.tasks:type_name -> atoll.v1.RepairTask
-	9,  // 1: atoll.v1.RepairTask.extent:type_name -> atoll.v1.Extent
-	10, // 2: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
-	3,  // 3: atoll.v1.WriteShardRequest.header:type_name -> atoll.v1.ShardHeader
-	4,  // 4: atoll.v1.WriteShardRequest.trailer:type_name -> atoll.v1.ShardTrailer
-	5,  // 5: atoll.v1.Shards.WriteShard:input_type -> atoll.v1.WriteShardRequest
-	7,  // 6: atoll.v1.Shards.ReadShard:input_type -> atoll.v1.ReadShardRequest
-	0,  // 7: atoll.v1.Shards.Repair:input_type -> atoll.v1.RepairRequest
-	6,  // 8: atoll.v1.Shards.WriteShard:output_type -> atoll.v1.WriteShardResponse
-	8,  // 9: atoll.v1.Shards.ReadShard:output_type -> atoll.v1.ReadShardResponse
-	2,  // 10: atoll.v1.Shards.Repair:output_type -> atoll.v1.RepairResponse
-	8,  // [8:11] is the sub-list for method output_type
-	5,  // [5:8] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	2,  // 0: atoll.v1.ScrubResponse.current:type_name -> atoll.v1.ScrubPass
+	2,  // 1: atoll.v1.ScrubResponse.last:type_name -> atoll.v1.ScrubPass
+	4,  // 2: atoll.v1.RepairRequest.tasks:type_name -> atoll.v1.RepairTask
+	12, // 3: atoll.v1.RepairTask.extent:type_name -> atoll.v1.Extent
+	13, // 4: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
+	6,  // 5: atoll.v1.WriteShardRequest.header:type_name -> atoll.v1.ShardHeader
+	7,  // 6: atoll.v1.WriteShardRequest.trailer:type_name -> atoll.v1.ShardTrailer
+	8,  // 7: atoll.v1.Shards.WriteShard:input_type -> atoll.v1.WriteShardRequest
+	10, // 8: atoll.v1.Shards.ReadShard:input_type -> atoll.v1.ReadShardRequest
+	3,  // 9: atoll.v1.Shards.Repair:input_type -> atoll.v1.RepairRequest
+	0,  // 10: atoll.v1.Shards.Scrub:input_type -> atoll.v1.ScrubRequest
+	9,  // 11: atoll.v1.Shards.WriteShard:output_type -> atoll.v1.WriteShardResponse
+	11, // 12: atoll.v1.Shards.ReadShard:output_type -> atoll.v1.ReadShardResponse
+	5,  // 13: atoll.v1.Shards.Repair:output_type -> atoll.v1.RepairResponse
+	1,  // 14: atoll.v1.Shards.Scrub:output_type -> atoll.v1.ScrubResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_blobstore_proto_init() }
@@ -621,7 +844,7 @@ func file_blobstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blobstore_proto_rawDesc), len(file_blobstore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Shards_WriteShard_FullMethodName = "/atoll.v1.Shards/WriteShard"
 	Shards_ReadShard_FullMethodName  = "/atoll.v1.Shards/ReadShard"
 	Shards_Repair_FullMethodName     = "/atoll.v1.Shards/Repair"
+	Shards_Scrub_FullMethodName      = "/atoll.v1.Shards/Scrub"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -42,6 +43,9 @@ type ShardsClient interface {
 	// Repair has the answering node rebuild shards on its own disk, or store
 	// extents anew, and record that. The answer comes when all tasks have ended.
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	// Scrub tells how far the answering node is with reading its shards again, and
+	// has it begin a pass at once if that is wanted.
+	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubResponse, error)
 }
 
 type shardsClient struct {
@@ -85,6 +89,16 @@ func (c *shardsClient) Repair(ctx context.Context, in *RepairRequest, opts ...gr
 	return out, nil
 }
 
+func (c *shardsClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubResponse)
+	err := c.cc.Invoke(ctx, Shards_Scrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ShardsServer is the server API for Shards service.
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
@@ -101,6 +115,9 @@ type ShardsServer interface {
 	// Repair has the answering node rebuild shards on its own disk, or store
 	// extents anew, and record that. The answer comes when all tasks have ended.
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
+	// Scrub tells how far the answering node is with reading its shards again, and
+	// has it begin a pass at once if that is wanted.
+	Scrub(context.Context, *ScrubRequest) (*ScrubResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
 
@@ -119,6 +136,9 @@ func (UnimplementedShardsServer) ReadShard(context.Context, *ReadShardRequest) (
 }
 func (UnimplementedShardsServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
+}
+func (UnimplementedShardsServer) Scrub(context.Context, *ScrubRequest) (*ScrubResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
 }
 func (UnimplementedShardsServer) mustEmbedUnimplementedShardsServer() {}
 func (UnimplementedShardsServer) testEmbeddedByValue()                {}
@@ -184,6 +204,24 @@ func _Shards_Repair_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Scrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Scrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Scrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Shards_ServiceDesc is the grpc.ServiceDesc for Shards service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -198,6 +236,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Repair",
 			Handler:    _Shards_Repair_Handler,
+		},
+		{
+			MethodName: "Scrub",
+			Handler:    _Shards_Scrub_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

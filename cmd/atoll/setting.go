@@ -55,6 +55,8 @@ func settings() []setting {
 		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
 		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject; not shorter than collect.grace (default: for ever)"},
 		{"collect.interval", kindDuration, "time between two rounds of collection"},
+		{"scrub.period", kindDuration, "time in which the node reads all its shards once, looking for rot; 0 for only by atoll scrub"},
+		{"scrub.bytes-per-second", kindBytes, "how fast it reads at most"},
 		{"log.level", kindText, "lowest level that is logged: debug, info, warn or error"},
 		{"log.format", kindText, "json, or console for people"},
 	}
