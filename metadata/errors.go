@@ -43,6 +43,8 @@ var (
 	ErrNodeNameTaken = errors.New("node name is taken")
 	// ErrNodeRemoved: the node was removed and can't come back under its id.
 	ErrNodeRemoved = errors.New("node was removed")
+	// ErrNodeNotEmpty: the node holds shards, which its removal would cost.
+	ErrNodeNotEmpty = errors.New("node holds shards")
 	// ErrHolderUnknown: an extent has shards on nodes that are not members any more,
 	// and can't be read without. The client may try again: a new placement avoids
 	// those nodes.
@@ -144,6 +146,8 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrNodeNameTaken
 	case proto.Refusal_REFUSAL_NODE_REMOVED:
 		return ErrNodeRemoved
+	case proto.Refusal_REFUSAL_NODE_NOT_EMPTY:
+		return ErrNodeNotEmpty
 	case proto.Refusal_REFUSAL_HOLDER_UNKNOWN:
 		return ErrHolderUnknown
 	case proto.Refusal_REFUSAL_CLUSTER_ID:

@@ -106,6 +106,11 @@ func (c *change) setNodeState(command *proto.SetNodeState) error {
 	case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
 		return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", command.GetId())
 	}
+	if command.GetMustBeEmpty() {
+		if err := c.checkEmpty(command.GetId()); err != nil {
+			return err
+		}
+	}
 	switch command.GetState() {
 	case proto.NodeState_NODE_STATE_REMOVED:
 		return c.removeNode(command.GetId())
@@ -116,6 +121,18 @@ func (c *change) setNodeState(command *proto.SetNodeState) error {
 	default:
 		return invalid("node state %v", command.GetState())
 	}
+}
+
+// checkEmpty refuses a node that holds shards.
+func (c *change) checkEmpty(id string) error {
+	var usage proto.ShardUsage
+	if _, err := c.record(bucketShardUsage, keyOf(id), &usage); err != nil {
+		return err
+	}
+	if usage.GetShards() > 0 {
+		return refuse(proto.Refusal_REFUSAL_NODE_NOT_EMPTY, "node %s holds %d", id, usage.GetShards())
+	}
+	return nil
 }
 
 // setLiveness takes down what the leader has seen of a node.
@@ -208,6 +225,15 @@ func (s *Store) PutNode(ctx context.Context, node *proto.Node, replacesID string
 func (s *Store) SetNodeState(ctx context.Context, id string, state proto.NodeState) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetNodeState{SetNodeState: &proto.SetNodeState{
 		Id: id, State: state,
+	}}})
+	return err
+}
+
+// RemoveEmptyNode removes a node for good, unless it holds shards. Errors:
+// ErrNodeNotEmpty, and those of SetNodeState.
+func (s *Store) RemoveEmptyNode(ctx context.Context, id string) error {
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetNodeState{SetNodeState: &proto.SetNodeState{
+		Id: id, State: proto.NodeState_NODE_STATE_REMOVED, MustBeEmpty: true,
 	}}})
 	return err
 }

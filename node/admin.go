@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/metadata"
 	atoll "github.com/atollregistry/atoll/proto"
@@ -23,6 +25,7 @@ type admin struct {
 	machine *metadata.Machine
 	store   *metadata.Store
 	replica *consensus.Replica
+	blobs   *blobstore.Store
 	peers   *peers
 	ready   *readiness
 	// downAfter is Config.DownAfter.
@@ -33,19 +36,31 @@ func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
 	mux.HandleFunc("POST /collect", a.serveCollect)
+	mux.HandleFunc("GET /drain", a.serveDrain)
+	mux.HandleFunc("POST /drain", a.serveDrain)
+	mux.HandleFunc("POST /remove", a.serveRemove)
 	profiles(mux)
 	return mux
 }
 
 func (a *admin) serveStatus(w http.ResponseWriter, r *http.Request) {
 	status, err := a.status(r.Context())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+	answerAdmin(w, status, err)
+}
+
+// answerAdmin answers the operator.
+func answerAdmin(w http.ResponseWriter, answer any, err error) {
+	var refused refusal
+	switch {
+	case errors.As(err, &refused):
+		http.Error(w, refused.Error(), http.StatusConflict)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		// A broken connection is the only way that this fails.
+		_ = json.NewEncoder(w).Encode(answer)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	// A broken connection is the only way that this fails.
-	_ = json.NewEncoder(w).Encode(status)
 }
 
 // status gathers what this node knows. It needs no quorum: an operator asks most

@@ -2,11 +2,9 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/atollregistry/atoll/metadata"
@@ -59,23 +57,13 @@ func Collect(ctx context.Context, dataDir string, dryRun bool) (*Collection, err
 }
 
 func (a *admin) serveCollect(w http.ResponseWriter, r *http.Request) {
-	dryRun := false
-	if text := r.URL.Query().Get("dry-run"); text != "" {
-		var err error
-		if dryRun, err = strconv.ParseBool(text); err != nil {
-			// Not understood must not mean "drop it".
-			http.Error(w, fmt.Sprintf("dry-run=%q is neither true nor false", text), http.StatusBadRequest)
-			return
-		}
-	}
-	collection, err := a.collect(r.Context(), dryRun)
+	dryRun, err := flagOf(r, "dry-run")
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	// A broken connection is the only way that this fails.
-	_ = json.NewEncoder(w).Encode(collection)
+	collection, err := a.collect(r.Context(), dryRun)
+	answerAdmin(w, collection, err)
 }
 
 func (a *admin) collect(ctx context.Context, dryRun bool) (*Collection, error) {

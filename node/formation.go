@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
+	"google.golang.org/grpc/status"
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/atollregistry/atoll/consensus"
@@ -205,7 +206,10 @@ func (f *formation) becomeMember(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if isFinal(err) || errors.Is(err, metadata.ErrNodeRemoved) {
+		if status.Code(err) == codeRemoved || errors.Is(err, metadata.ErrNodeRemoved) {
+			return fmt.Errorf("join the cluster: %w", ErrRemoved)
+		}
+		if isFinal(err) {
 			return fmt.Errorf("join the cluster: %w", err)
 		}
 		if time.Now().After(nextLog) {
@@ -219,6 +223,9 @@ func (f *formation) becomeMember(ctx context.Context) error {
 }
 
 func (f *formation) tryBecomeMember(ctx context.Context) error {
+	if wasRemoved(f.store.LocalNodes(), f.self.Id) {
+		return metadata.ErrNodeRemoved
+	}
 	if f.replica.IsLeader() && f.store.ClusterID() == "" {
 		if err := f.store.InitCluster(ctx, uuid.NewString()); err != nil {
 			return err

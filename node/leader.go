@@ -19,7 +19,7 @@ import (
 const (
 	// reconcileInterval is the pause between two comparisons of the Raft group
 	// with the nodes' records.
-	reconcileInterval = 10 * time.Second
+	reconcileInterval = time.Second
 	// checkpointInterval is the pause between two comparisons of the nodes' state.
 	checkpointInterval = 30 * time.Second
 )
@@ -68,18 +68,19 @@ func (l *leadership) Run(ctx context.Context) {
 	}
 }
 
-// reconcileMembers brings the Raft group in line with the nodes' records, in
-// case that a leader died between changing one and the other.
+// reconcileMembers brings the Raft group in line with the nodes' records: an operator
+// has removed a node, or a leader died between changing one and the other. The state
+// of this node will do, since nobody else changes the group while it leads, and it
+// has applied what the leaders before it went by.
 func (l *leadership) reconcileMembers(ctx context.Context) error {
-	nodes, err := l.store.Nodes(ctx)
-	if err != nil {
-		return err
-	}
 	members := l.replica.Status().Members
 	var errs []error
-	for _, node := range nodes {
+	for _, node := range l.store.LocalNodes() {
+		var err error
 		at := slices.IndexFunc(members, func(m consensus.Member) bool { return m.ID == node.Id })
 		switch removed := node.State == atoll.NodeState_NODE_STATE_REMOVED; {
+		case removed && at >= 0 && node.Id == l.peers.self:
+			err = l.resign(ctx)
 		case removed && at >= 0:
 			err = l.replica.RemoveNode(ctx, node.Id)
 		case !removed && (at < 0 || members[at].Address != node.ClusterAddress):
@@ -92,6 +93,14 @@ func (l *leadership) reconcileMembers(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// resign hands leadership over, since the leader can't well take itself out of the
+// group: the next one does.
+func (l *leadership) resign(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	return l.replica.TransferLeadership(ctx)
 }
 
 // compareState has every node compare its state with the majority's.

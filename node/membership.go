@@ -46,7 +46,9 @@ func (m *membership) Identify(context.Context, *atoll.IdentifyRequest) (*atoll.I
 // Heartbeat says how this node is.
 func (m *membership) Heartbeat(_ context.Context, request *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
 	m.peers.note(request.NodeId)
-	return m.peers.stats(), nil
+	stats := m.peers.stats()
+	stats.Removed = wasRemoved(m.store.LocalNodes(), request.NodeId)
+	return stats, nil
 }
 
 // Join makes the caller a member, or updates what is known of it. On a follower
@@ -91,6 +93,9 @@ func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
 	if err != nil {
 		return fmt.Errorf("admit node %s: %w", joining.Name, err)
 	}
+	if wasRemoved(nodes, joining.Id) { // before its name counts, which may be another's by now
+		return fmt.Errorf("admit node %s: %w", joining.Name, metadata.ErrNodeRemoved)
+	}
 	replaces, err := m.replaced(nodes, joining)
 	if err != nil {
 		return err
@@ -122,11 +127,16 @@ func (m *membership) replaced(nodes []*atoll.Node, joining *atoll.Node) (string,
 		if node.Name != joining.Name || node.Id == joining.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
 			continue
 		}
-		silent := node.Id != m.self.Id && m.peers.silence(node.Id) > replaceAfter
-		if node.ClusterAddress != joining.ClusterAddress && !silent {
+		silence := m.peers.silence(node.Id)
+		switch {
+		case node.ClusterAddress == joining.ClusterAddress, node.Id != m.self.Id && silence > replaceAfter:
+			return node.Id, nil
+		case m.peers.reachable(node.Id):
 			return "", fmt.Errorf("admit node %s: %w: the node of that name at %s is alive", joining.Name, metadata.ErrNodeNameTaken, node.ClusterAddress)
+		default: // the joining node asks again
+			return "", fmt.Errorf("admit node %s: the node of that name at %s has been silent for %s only; its place is free after %s",
+				joining.Name, node.ClusterAddress, silence.Round(time.Second), replaceAfter)
 		}
-		return node.Id, nil
 	}
 	return "", nil
 }
@@ -143,13 +153,16 @@ func addressTaken(nodes []*atoll.Node, joining *atoll.Node) error {
 	return nil
 }
 
+// codeRemoved says that the joining node was removed: nobody has its id any more.
+const codeRemoved = codes.NotFound
+
 // joinStatus tells a refusal that stays from a state that passes.
 func joinStatus(err error) error {
 	switch {
 	case errors.Is(err, metadata.ErrNodeNameTaken):
 		return status.Error(codes.AlreadyExists, err.Error())
 	case errors.Is(err, metadata.ErrNodeRemoved):
-		return status.Error(codes.PermissionDenied, err.Error())
+		return status.Error(codeRemoved, err.Error())
 	case errors.Is(err, metadata.ErrInvalid):
 		return status.Error(codes.InvalidArgument, err.Error())
 	default:
@@ -160,7 +173,7 @@ func joinStatus(err error) error {
 // isFinal tells whether asking to join again is pointless.
 func isFinal(err error) bool {
 	switch status.Code(err) {
-	case codes.AlreadyExists, codes.PermissionDenied, codes.InvalidArgument:
+	case codes.AlreadyExists, codes.PermissionDenied, codes.InvalidArgument, codeRemoved:
 		return true
 	default:
 		return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -43,6 +44,8 @@ type peers struct {
 	// stats describes this node.
 	stats func() *atoll.HeartbeatResponse
 	log   zerolog.Logger
+	// removed: another node has said that this one was removed from the cluster.
+	removed atomic.Bool
 
 	mu    sync.Mutex // guards known
 	known map[string]*peer
@@ -118,6 +121,9 @@ func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	conn, err := p.pool.Conn(member.ClusterAddress)
 	if err == nil {
 		answer, err = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{NodeId: p.self})
+	}
+	if answer.GetRemoved() {
+		p.removed.Store(true)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -32,6 +32,8 @@ const (
 // then what they need.
 func (p *parts) run(ctx context.Context) error {
 	// The parts outlive ctx, so that running transfers can finish.
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	group, work := errgroup.WithContext(work)
@@ -41,7 +43,7 @@ func (p *parts) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
 	}
-	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, peers: p.peers, ready: p.ready, downAfter: p.cfg.DownAfter}
+	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, downAfter: p.cfg.DownAfter}
 	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout}
 
 	group.Go(func() error { return p.cluster.Run(work) })
@@ -53,6 +55,12 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
 	p.serveClients(work, group)
 	group.Go(func() error { return p.join(ctx, work) })
+	group.Go(func() error {
+		if p.awaitRemoval(work) {
+			leave(ErrRemoved)
+		}
+		return nil
+	})
 
 	select {
 	case <-ctx.Done():
@@ -60,7 +68,11 @@ func (p *parts) run(ctx context.Context) error {
 	case <-work.Done(): // a part failed; Wait tells which
 	}
 	p.stop(work, cancel, operations, adminServer)
-	return group.Wait()
+	err = group.Wait()
+	if errors.Is(context.Cause(ctx), ErrRemoved) {
+		return errors.Join(ErrRemoved, err)
+	}
+	return err
 }
 
 // serveClients serves the registry port, by TLS if there is a certificate.

@@ -44,6 +44,9 @@ func askAdmin(ctx context.Context, dataDir, method, path string, into any) error
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, adminErrorBytes)) // the status says enough without
+		if response.StatusCode == http.StatusConflict {
+			return refusal(strings.TrimSpace(string(text)))
+		}
 		return fmt.Errorf("ask node in %s: it answered %s: %s", dataDir, response.Status, strings.TrimSpace(string(text)))
 	}
 	if err := json.NewDecoder(response.Body).Decode(into); err != nil {

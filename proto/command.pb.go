@@ -58,6 +58,8 @@ const (
 	Refusal_REFUSAL_KEY_KNOWN Refusal = 17
 	// No blob or upload names the extent any more.
 	Refusal_REFUSAL_EXTENT_UNKNOWN Refusal = 18
+	// The node holds shards, and must not for the command.
+	Refusal_REFUSAL_NODE_NOT_EMPTY Refusal = 19
 )
 
 // Enum value maps for Refusal.
@@ -82,6 +84,7 @@ var (
 		16: "REFUSAL_PRECONDITION",
 		17: "REFUSAL_KEY_KNOWN",
 		18: "REFUSAL_EXTENT_UNKNOWN",
+		19: "REFUSAL_NODE_NOT_EMPTY",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -103,6 +106,7 @@ var (
 		"REFUSAL_PRECONDITION":       16,
 		"REFUSAL_KEY_KNOWN":          17,
 		"REFUSAL_EXTENT_UNKNOWN":     18,
+		"REFUSAL_NODE_NOT_EMPTY":     19,
 	}
 )
 
@@ -687,9 +691,11 @@ func (x *PutNode) GetReplacesId() string {
 }
 
 type SetNodeState struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	State         NodeState              `protobuf:"varint,2,opt,name=state,proto3,enum=atoll.v1.NodeState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State NodeState              `protobuf:"varint,2,opt,name=state,proto3,enum=atoll.v1.NodeState" json:"state,omitempty"`
+	// Refuse unless the node holds no shard.
+	MustBeEmpty   bool `protobuf:"varint,3,opt,name=must_be_empty,json=mustBeEmpty,proto3" json:"must_be_empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -736,6 +742,13 @@ func (x *SetNodeState) GetState() NodeState {
 		return x.State
 	}
 	return NodeState_NODE_STATE_UNSPECIFIED
+}
+
+func (x *SetNodeState) GetMustBeEmpty() bool {
+	if x != nil {
+		return x.MustBeEmpty
+	}
+	return false
 }
 
 type CreateUpload struct {
@@ -2283,10 +2296,11 @@ const file_command_proto_rawDesc = "" +
 	"\aPutNode\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.atoll.v1.NodeR\x04node\x12\x1f\n" +
 	"\vreplaces_id\x18\x02 \x01(\tR\n" +
-	"replacesId\"I\n" +
+	"replacesId\"m\n" +
 	"\fSetNodeState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\">\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12\"\n" +
+	"\rmust_be_empty\x18\x03 \x01(\bR\vmustBeEmpty\">\n" +
 	"\fCreateUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -2415,7 +2429,7 @@ const file_command_proto_rawDesc = "" +
 	"\arenewed\x18\b \x01(\rR\arenewed\x12\x10\n" +
 	"\x03tag\x18\x06 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12\x14\n" +
-	"\x05moved\x18\t \x01(\rR\x05moved*\x80\x04\n" +
+	"\x05moved\x18\t \x01(\rR\x05moved*\x9c\x04\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -2436,7 +2450,8 @@ const file_command_proto_rawDesc = "" +
 	"\x0fREFUSAL_EXPIRED\x10\x0f\x12\x18\n" +
 	"\x14REFUSAL_PRECONDITION\x10\x10\x12\x15\n" +
 	"\x11REFUSAL_KEY_KNOWN\x10\x11\x12\x1a\n" +
-	"\x16REFUSAL_EXTENT_UNKNOWN\x10\x12B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x16REFUSAL_EXTENT_UNKNOWN\x10\x12\x12\x1a\n" +
+	"\x16REFUSAL_NODE_NOT_EMPTY\x10\x13B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once

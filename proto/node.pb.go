@@ -275,7 +275,9 @@ type HeartbeatResponse struct {
 	// True while the node shuts down or refuses new shards.
 	Closing bool `protobuf:"varint,7,opt,name=closing,proto3" json:"closing,omitempty"`
 	// True while the node can serve everything to clients.
-	Ready         bool `protobuf:"varint,8,opt,name=ready,proto3" json:"ready,omitempty"`
+	Ready bool `protobuf:"varint,8,opt,name=ready,proto3" json:"ready,omitempty"`
+	// True if the node that asks was removed from the cluster.
+	Removed       bool `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +368,13 @@ func (x *HeartbeatResponse) GetReady() bool {
 	return false
 }
 
+func (x *HeartbeatResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -386,7 +395,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x9b\x02\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb5\x02\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -396,7 +405,8 @@ const file_node_proto_rawDesc = "" +
 	"\x10checkpoint_index\x18\x05 \x01(\x04R\x0fcheckpointIndex\x12'\n" +
 	"\x0fcheckpoint_hash\x18\x06 \x01(\fR\x0echeckpointHash\x12\x18\n" +
 	"\aclosing\x18\a \x01(\bR\aclosing\x12\x14\n" +
-	"\x05ready\x18\b \x01(\bR\x05ready2\xcc\x01\n" +
+	"\x05ready\x18\b \x01(\bR\x05ready\x12\x18\n" +
+	"\aremoved\x18\t \x01(\bR\aremoved2\xcc\x01\n" +
 	"\n" +
 	"Membership\x12A\n" +
 	"\bIdentify\x12\x19.atoll.v1.IdentifyRequest\x1a\x1a.atoll.v1.IdentifyResponse\x125\n" +

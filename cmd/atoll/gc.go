@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -27,7 +24,9 @@ delete the files an hour or two later. DIR is a node's data folder, or the folde
 of dev; any node of the cluster will do.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			collection, err := collect(cmd.Context(), data, dryRun)
+			collection, err := askNode(data, func(folder string) (*node.Collection, error) {
+				return node.Collect(cmd.Context(), folder, dryRun)
+			})
 			if err != nil {
 				return err
 			}
@@ -43,21 +42,6 @@ of dev; any node of the cluster will do.`,
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "drop nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
-}
-
-// collect asks the nodes of a folder one after the other, until one of them runs.
-func collect(ctx context.Context, dir string, dryRun bool) (*node.Collection, error) {
-	folders, err := nodeFolders(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, folder := range folders {
-		collection, err := node.Collect(ctx, folder, dryRun)
-		if !errors.Is(err, syscall.ECONNREFUSED) { // a socket that a dead process has left
-			return collection, err
-		}
-	}
-	return nil, fmt.Errorf("no node runs in %s", dir)
 }
 
 // printCollection is the form for people.

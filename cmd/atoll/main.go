@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/atollregistry/atoll/node"
 )
 
 func main() {
@@ -22,8 +25,22 @@ func main() {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "atoll:", line)
 		}
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+const (
+	exitFailed = 1
+	// exitRemoved is for a node that was removed from its cluster. Starting it again
+	// is of no use; a service manager should know this number.
+	exitRemoved = 3
+)
+
+func exitCode(err error) int {
+	if errors.Is(err, node.ErrRemoved) {
+		return exitRemoved
+	}
+	return exitFailed
 }
 
 // run is the program without the process around it.
@@ -46,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return unknown("command", args[0], names)
 		},
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newCollectCommand(), newCertsCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newDrainCommand(), newRemoveCommand(), newCollectCommand(), newCertsCommand(), newVersionCommand())
 	root.SetFlagErrorFunc(suggestFlag)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -78,6 +78,21 @@ func fetchStatus(ctx context.Context, dir string) (*node.Status, error) {
 	return nil, errors.Join(append(faults, fmt.Errorf("no node runs in %s", strings.Join(folders, ", ")))...)
 }
 
+// askNode asks the nodes of a folder one after the other, until one of them runs.
+func askNode[T any](dir string, ask func(folder string) (T, error)) (answer T, err error) {
+	folders, err := nodeFolders(dir)
+	if err != nil {
+		return answer, err
+	}
+	for _, folder := range folders {
+		answer, err = ask(folder)
+		if !errors.Is(err, syscall.ECONNREFUSED) { // a socket that a dead process has left
+			return answer, err
+		}
+	}
+	return answer, fmt.Errorf("no node runs in %s", dir)
+}
+
 // nodeFolders finds the data folders that have an operator's socket: the folder
 // itself, or those right below it.
 func nodeFolders(dir string) ([]string, error) {
