@@ -135,8 +135,14 @@ func (k settingKind) parse(value any) (any, error) {
 
 // format writes a default value the way it can be given.
 func (k settingKind) format(value any) string {
-	if size, ok := value.(int64); ok && k == kindBytes {
+	if k != kindBytes {
+		return fmt.Sprint(value)
+	}
+	switch size := value.(type) {
+	case int64:
 		return binaryBytes(uint64(size))
+	case uint64:
+		return binaryBytes(size)
 	}
 	return fmt.Sprint(value)
 }
