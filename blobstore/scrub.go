@@ -76,8 +76,8 @@ type scrub struct {
 	now     func() time.Time
 	limiter *rate.Limiter
 
-	// wanted gets a value when somebody wants a pass at once, look when somebody
-	// wants the files to be compared with the records.
+	// wanted gets a value when somebody has begun a pass, look when somebody wants the
+	// files to be compared with the records.
 	wanted, look chan struct{}
 	// read counts the bytes read since the process started.
 	read atomic.Uint64
@@ -102,9 +102,10 @@ func newScrub(s *Store) *scrub {
 // ScrubNow has this node read all its shards now, as fast as the configuration
 // allows. A pass that is under way begins anew.
 func (s *Store) ScrubNow() {
+	s.scrub.begin(true)
 	select {
 	case s.scrub.wanted <- struct{}{}:
-	default: // it is wanted already
+	default: // it knows already
 	}
 }
 
@@ -129,7 +130,7 @@ func (s *Store) tellScrub(now bool) *proto.ScrubResponse {
 	}
 	status := s.ScrubStatus()
 	return &proto.ScrubResponse{
-		Running: status.Running || now || len(s.scrub.wanted) > 0, DonePermille: uint32(status.Done * 1000),
+		Running: status.Running, DonePermille: uint32(status.Done * 1000),
 		Current: status.Current.message(), Last: status.Last.message(),
 	}
 }
@@ -193,7 +194,6 @@ func (c *scrub) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-c.wanted:
-			c.begin(true)
 		case <-c.look:
 			c.compareNow(ctx)
 		}
@@ -229,35 +229,39 @@ func (c *scrub) begin(fast bool) {
 	c.progress.Folder, c.progress.Fast, c.progress.Current = 0, fast, ScrubPass{Started: c.now()}
 }
 
-// pass reads the shards, from the folder on where the last pass was cut off.
+// pass reads the shards, from the folder on where the last pass was cut off. It
+// ends with errWanted when another one is begun meanwhile.
 func (c *scrub) pass(ctx context.Context) error {
 	c.mu.Lock()
-	folder, fast := c.progress.Folder, c.progress.Fast
+	started, folder, fast := c.progress.Current.Started, c.progress.Folder, c.progress.Fast
 	c.mu.Unlock()
 	if folder == 0 {
 		missing, err := c.compare(ctx)
 		if err != nil {
 			return err
 		}
-		c.count(ScrubPass{Missing: missing})
+		c.count(started, ScrubPass{Missing: missing})
 	}
 	for ; folder < shardFolders; folder++ {
 		c.limiter.SetLimit(c.pace(fast))
-		if err := c.folder(ctx, byte(folder)); err != nil {
+		if err := c.folder(ctx, started, byte(folder)); err != nil {
 			return err
 		}
-		c.mu.Lock()
-		c.progress.Folder = folder + 1
-		c.mu.Unlock()
+		if err := c.change(started, func(p *scrubProgress) { p.Folder = folder + 1 }); err != nil {
+			return err
+		}
 		if err := c.save(); err != nil {
 			return err
 		}
 	}
-	c.mu.Lock()
-	c.progress.Current.Ended = c.now()
-	c.progress.Last = c.progress.Current
-	last := c.progress.Last
-	c.mu.Unlock()
+	var last ScrubPass
+	err := c.change(started, func(p *scrubProgress) {
+		p.Current.Ended = c.now()
+		p.Last, last = p.Current, p.Current
+	})
+	if err != nil {
+		return err
+	}
 	event := c.log.Info()
 	if last.Damaged+last.Missing > 0 {
 		event = c.log.Warn()
@@ -265,6 +269,27 @@ func (c *scrub) pass(ctx context.Context) error {
 	event.Uint64("shards", last.Shards).Uint64("bytes", last.Bytes).Uint64("damaged", last.Damaged).Uint64("missing", last.Missing).
 		Dur("took", last.Ended.Sub(last.Started)).Msg("scrub has read all shards")
 	return c.save()
+}
+
+// change changes the progress of the pass that was started then. It fails with
+// errWanted when another one has begun.
+func (c *scrub) change(started time.Time, edit func(*scrubProgress)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.progress.Current.Started.Equal(started) {
+		return errWanted
+	}
+	edit(&c.progress)
+	return nil
+}
+
+// count adds to what the pass has done.
+func (c *scrub) count(started time.Time, more ScrubPass) {
+	_ = c.change(started, func(p *scrubProgress) { // Who looks next learns that it is over.
+		pass := &p.Current
+		pass.Shards, pass.Bytes = pass.Shards+more.Shards, pass.Bytes+more.Bytes
+		pass.Damaged, pass.Missing = pass.Damaged+more.Damaged, pass.Missing+more.Missing
+	})
 }
 
 // pace is how fast to read, so that a pass takes the period.
@@ -281,19 +306,19 @@ func (c *scrub) pace(fast bool) rate.Limit {
 }
 
 // folder reads the shards of one folder.
-func (c *scrub) folder(ctx context.Context, folder byte) error {
+func (c *scrub) folder(ctx context.Context, started time.Time, folder byte) error {
 	return c.disk.list(folder, func(ids []shardID) error {
 		for _, id := range ids {
-			if err := c.interrupted(ctx); err != nil {
+			if err := c.interrupted(ctx, started); err != nil {
 				return err
 			}
 			size, err := c.disk.verify(id, func(bytes int) error { return c.limiter.WaitN(ctx, bytes) })
 			c.read.Add(uint64(size))
 			switch {
 			case err == nil:
-				c.count(ScrubPass{Shards: 1, Bytes: uint64(size)})
+				c.count(started, ScrubPass{Shards: 1, Bytes: uint64(size)})
 			case errors.Is(err, ErrChecksum), errors.Is(err, ErrDisk):
-				c.count(ScrubPass{Shards: 1, Bytes: uint64(size), Damaged: 1})
+				c.count(started, ScrubPass{Shards: 1, Bytes: uint64(size), Damaged: 1})
 				c.log.Warn().Err(err).Msg("scrub found a damaged shard")
 				c.store.reports.add(id.extent[:], int(id.number), c.node)
 			case ctx.Err() != nil:
@@ -306,27 +331,15 @@ func (c *scrub) folder(ctx context.Context, folder byte) error {
 }
 
 // interrupted looks whether somebody wants something else meanwhile.
-func (c *scrub) interrupted(ctx context.Context) error {
+func (c *scrub) interrupted(ctx context.Context, started time.Time) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-c.wanted:
-		c.begin(true)
-		return errWanted
 	case <-c.look:
 		c.compareNow(ctx)
-		return nil
 	default:
-		return nil
 	}
-}
-
-func (c *scrub) count(more ScrubPass) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	pass := &c.progress.Current
-	pass.Shards, pass.Bytes = pass.Shards+more.Shards, pass.Bytes+more.Bytes
-	pass.Damaged, pass.Missing = pass.Damaged+more.Damaged, pass.Missing+more.Missing
+	return c.change(started, func(*scrubProgress) {})
 }
 
 // compareNow is compare whose errors are logged.

@@ -196,8 +196,9 @@ func TestScrubWhen(t *testing.T) {
 	if wait := s.untilNext(); wait != 59*time.Minute {
 		t.Errorf("the second pass begins in %s", wait)
 	}
+	before := s.progress.Current.Started
 	c.nodes[0].store.ScrubNow()
-	if err := s.interrupted(context.Background()); !errors.Is(err, errWanted) || s.untilNext() > 0 {
+	if err := s.interrupted(context.Background(), before); !errors.Is(err, errWanted) || s.untilNext() > 0 {
 		t.Errorf("a pass that is wanted does not begin (%v)", err)
 	}
 }

@@ -36,6 +36,8 @@ func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
 	mux.HandleFunc("POST /collect", a.serveCollect)
+	mux.HandleFunc("GET /scrub", a.serveScrub)
+	mux.HandleFunc("POST /scrub", a.serveScrub)
 	mux.HandleFunc("GET /drain", a.serveDrain)
 	mux.HandleFunc("POST /drain", a.serveDrain)
 	mux.HandleFunc("POST /remove", a.serveRemove)

@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return unknown("command", args[0], names)
 		},
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newDrainCommand(), newRemoveCommand(), newCollectCommand(), newCertsCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newDrainCommand(), newRemoveCommand(), newCollectCommand(), newScrubCommand(), newCertsCommand(), newVersionCommand())
 	root.SetFlagErrorFunc(suggestFlag)
 	root.SetArgs(args)
 	root.SetOut(stdout)

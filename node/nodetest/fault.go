@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -135,7 +134,7 @@ func (m *Member) ShardFiles() []string {
 			return err
 		case entry.IsDir() && entry.Name() == "tmp":
 			return filepath.SkipDir
-		case !entry.IsDir() && strings.Contains(entry.Name(), "."):
+		case !entry.IsDir() && filepath.Dir(path) != root:
 			files = append(files, path)
 		}
 		return nil
