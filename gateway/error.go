@@ -131,6 +131,7 @@ var replies = []reply{
 	{err: metadata.ErrNodeNameTaken, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeRemoved, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeNotEmpty, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
+	{err: metadata.ErrExtentUnknown, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 
 	{err: blobstore.ErrNoSpace, status: http.StatusInsufficientStorage, code: codeUnavailable, message: "the cluster has no room for this blob", retryAfter: retryOperator},
 	{err: blobstore.ErrInsufficientNodes, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too few healthy nodes to store a blob safely", retryAfter: retryElection},
