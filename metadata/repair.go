@@ -201,6 +201,23 @@ func (s *Store) DegradedExtents(after []byte, limit int) ([]*proto.Extent, error
 	return s.extentsListed(bucketDegraded, span{after: after}, limit)
 }
 
+// CountDegraded counts the extents of this node's state that miss a shard or have a
+// damaged one. Errors: ErrCorrupt, ErrClosed.
+func (s *Store) CountDegraded() (extents uint64, err error) {
+	for after, more := []byte(nil), true; more && err == nil; {
+		err = s.machine.view(func(v view) error {
+			var ids []string
+			ids, more, err = v.rests(bucketDegraded, span{after: after}, censusPage)
+			if len(ids) > 0 {
+				after = []byte(ids[len(ids)-1])
+			}
+			extents += uint64(len(ids))
+			return err
+		})
+	}
+	return extents, err
+}
+
 // ExtentsOn is Extents for those that have a shard on a node.
 func (s *Store) ExtentsOn(nodeID string, after []byte, limit int) ([]*proto.Extent, error) {
 	return s.extentsListed(bucketShardsByNode, span{prefix: keyOf(nodeID, ""), after: after}, limit)

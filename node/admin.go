@@ -41,6 +41,8 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("GET /drain", a.serveDrain)
 	mux.HandleFunc("POST /drain", a.serveDrain)
 	mux.HandleFunc("POST /remove", a.serveRemove)
+	mux.HandleFunc("GET /repair", a.serveRepair)
+	mux.HandleFunc("POST /repair", a.serveRepair)
 	profiles(mux)
 	return mux
 }
@@ -84,6 +86,9 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 	slices.SortFunc(status.Nodes, func(x, y NodeStatus) int { return strings.Compare(x.ID, y.ID) })
 	if status.Blobs, err = countBlobs(ctx, a.store, a.peers); err != nil {
 		return nil, err
+	}
+	if progress, _ := a.repairProgress(); progress != nil {
+		status.Waiting = progress.Waiting
 	}
 	status.judge(a.ready.forWrites(), a.downAfter)
 	return status, nil

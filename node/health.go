@@ -2,6 +2,8 @@ package node
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -37,6 +39,9 @@ func (s *Status) judge(writes error, downAfter time.Duration) {
 	}
 	if s.Blobs.Degraded > 0 {
 		worsen(HealthDegraded, "%d blobs have fewer shards than they should: 'atoll repair' shows what is done about it", s.Blobs.Degraded)
+	}
+	for _, reason := range slices.Sorted(maps.Keys(s.Waiting)) {
+		worsen(HealthDegraded, "%d extents can't be repaired or moved, %s: add nodes or space, or end a drain with 'atoll drain --cancel'", s.Waiting[reason], reason)
 	}
 	for _, node := range s.Nodes {
 		if node.Draining {

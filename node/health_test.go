@@ -51,6 +51,11 @@ func TestJudge(t *testing.T) {
 			want:   HealthDegraded, problems: []string{"n2 takes no new shards"},
 		},
 		{
+			name:   "repair waits",
+			status: Status{Nodes: []NodeStatus{active}, Waiting: map[string]uint32{"too few healthy nodes": 7, "no room": 3}},
+			want:   HealthDegraded, problems: []string{"3 extents can't be repaired or moved, no room", "7 extents"},
+		},
+		{
 			name: "drains are no problem",
 			status: Status{Nodes: []NodeStatus{
 				{ID: "n1", State: stateDraining, Draining: true, FreeBytes: 1, Shards: 7, ShardBytes: 70},

@@ -336,6 +336,7 @@ func (p *parts) heartbeat() *atoll.HeartbeatResponse {
 		NodeId: p.self.Id, FreeBytes: free, CapacityBytes: capacity, AppliedIndex: applied,
 		CheckpointIndex: checkpoint, CheckpointHash: hash,
 		Closing: p.ready.closing.Load(), Ready: p.ready.forWrites() == nil,
+		Repair: repairProgress(p.blobs),
 	}
 }
 

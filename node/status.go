@@ -37,6 +37,9 @@ type Status struct {
 	Node  string       `json:"node"`
 	Nodes []NodeStatus `json:"nodes"`
 	Blobs BlobCounts   `json:"blobs"`
+	// Waiting are how many extents can't be repaired with the nodes that there are, by
+	// reason, as far as the leader has looked.
+	Waiting map[string]uint32 `json:"waiting,omitempty"`
 	// StateIndex and StateHash are the answering node's state: two nodes with the
 	// same index must have the same hash.
 	StateIndex uint64 `json:"state_index"`

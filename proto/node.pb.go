@@ -277,7 +277,9 @@ type HeartbeatResponse struct {
 	// True while the node can serve everything to clients.
 	Ready bool `protobuf:"varint,8,opt,name=ready,proto3" json:"ready,omitempty"`
 	// True if the node that asks was removed from the cluster.
-	Removed       bool `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`
+	Removed bool `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`
+	// How the repair is doing, from the node that leads.
+	Repair        *RepairProgress `protobuf:"bytes,10,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,6 +377,102 @@ func (x *HeartbeatResponse) GetRemoved() bool {
 	return false
 }
 
+func (x *HeartbeatResponse) GetRepair() *RepairProgress {
+	if x != nil {
+		return x.Repair
+	}
+	return nil
+}
+
+// RepairProgress is what the node that leads knows of the repair.
+type RepairProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Extents being worked on, by node id.
+	Running map[string]uint32 `protobuf:"bytes,1,rep,name=running,proto3" json:"running,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Tasks done and failed since it leads, and the bytes written by the former.
+	Done      uint64 `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	DoneBytes uint64 `protobuf:"varint,3,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	Failed    uint64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Extents that can't be repaired with the nodes that there are, by reason.
+	Waiting map[string]uint32 `protobuf:"bytes,5,rep,name=waiting,proto3" json:"waiting,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Why a task failed last.
+	LastError     string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairProgress) Reset() {
+	*x = RepairProgress{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairProgress) ProtoMessage() {}
+
+func (x *RepairProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairProgress.ProtoReflect.Descriptor instead.
+func (*RepairProgress) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RepairProgress) GetRunning() map[string]uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return nil
+}
+
+func (x *RepairProgress) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *RepairProgress) GetDoneBytes() uint64 {
+	if x != nil {
+		return x.DoneBytes
+	}
+	return 0
+}
+
+func (x *RepairProgress) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *RepairProgress) GetWaiting() map[string]uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *RepairProgress) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -395,7 +493,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb5\x02\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xe7\x02\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -406,7 +504,24 @@ const file_node_proto_rawDesc = "" +
 	"\x0fcheckpoint_hash\x18\x06 \x01(\fR\x0echeckpointHash\x12\x18\n" +
 	"\aclosing\x18\a \x01(\bR\aclosing\x12\x14\n" +
 	"\x05ready\x18\b \x01(\bR\x05ready\x12\x18\n" +
-	"\aremoved\x18\t \x01(\bR\aremoved2\xcc\x01\n" +
+	"\aremoved\x18\t \x01(\bR\aremoved\x120\n" +
+	"\x06repair\x18\n" +
+	" \x01(\v2\x18.atoll.v1.RepairProgressR\x06repair\"\xf4\x02\n" +
+	"\x0eRepairProgress\x12?\n" +
+	"\arunning\x18\x01 \x03(\v2%.atoll.v1.RepairProgress.RunningEntryR\arunning\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x1d\n" +
+	"\n" +
+	"done_bytes\x18\x03 \x01(\x04R\tdoneBytes\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12?\n" +
+	"\awaiting\x18\x05 \x03(\v2%.atoll.v1.RepairProgress.WaitingEntryR\awaiting\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x06 \x01(\tR\tlastError\x1a:\n" +
+	"\fRunningEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\x1a:\n" +
+	"\fWaitingEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x012\xcc\x01\n" +
 	"\n" +
 	"Membership\x12A\n" +
 	"\bIdentify\x12\x19.atoll.v1.IdentifyRequest\x1a\x1a.atoll.v1.IdentifyResponse\x125\n" +
@@ -425,7 +540,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_node_proto_goTypes = []any{
 	(*IdentifyRequest)(nil),   // 0: atoll.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),  // 1: atoll.v1.IdentifyResponse
@@ -433,21 +548,27 @@ var file_node_proto_goTypes = []any{
 	(*JoinResponse)(nil),      // 3: atoll.v1.JoinResponse
 	(*HeartbeatRequest)(nil),  // 4: atoll.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil), // 5: atoll.v1.HeartbeatResponse
-	(*Node)(nil),              // 6: atoll.v1.Node
+	(*RepairProgress)(nil),    // 6: atoll.v1.RepairProgress
+	nil,                       // 7: atoll.v1.RepairProgress.RunningEntry
+	nil,                       // 8: atoll.v1.RepairProgress.WaitingEntry
+	(*Node)(nil),              // 9: atoll.v1.Node
 }
 var file_node_proto_depIdxs = []int32{
-	6, // 0: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
-	0, // 1: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
-	2, // 2: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
-	4, // 3: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
-	1, // 4: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
-	3, // 5: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
-	5, // 6: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	9, // 0: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
+	6, // 1: atoll.v1.HeartbeatResponse.repair:type_name -> atoll.v1.RepairProgress
+	7, // 2: atoll.v1.RepairProgress.running:type_name -> atoll.v1.RepairProgress.RunningEntry
+	8, // 3: atoll.v1.RepairProgress.waiting:type_name -> atoll.v1.RepairProgress.WaitingEntry
+	0, // 4: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
+	2, // 5: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
+	4, // 6: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
+	1, // 7: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
+	3, // 8: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
+	5, // 9: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
+	7, // [7:10] is the sub-list for method output_type
+	4, // [4:7] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -462,7 +583,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

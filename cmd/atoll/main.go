@@ -63,7 +63,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return unknown("command", args[0], names)
 		},
 	}
-	root.AddCommand(newServeCommand(), newDevCommand(), newStatusCommand(), newDrainCommand(), newRemoveCommand(), newCollectCommand(), newScrubCommand(), newCertsCommand(), newVersionCommand())
+	root.AddCommand(
+		newServeCommand(), newDevCommand(), newStatusCommand(),
+		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newCollectCommand(),
+		newCertsCommand(), newVersionCommand(),
+	)
 	root.SetFlagErrorFunc(suggestFlag)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -170,3 +170,31 @@ func TestReplaceOnAnotherAddress(t *testing.T) {
 	push(t, c, "app", "v2", 2, c.Members...)
 	c.Check()
 }
+
+// Every node shows how the repair is doing, which only the leader knows, and takes
+// changes of its settings for all.
+func TestRepairIsShownAndChangedAnywhere(t *testing.T) {
+	c := Start(t, 3)
+	leader := c.Leader()
+	for i, m := range c.Members {
+		rate, concurrency, paused := uint64(i+1)<<20, uint32(i+1), i%2 == 0
+		want := node.RepairSettings{BytesPerSecond: rate, Concurrency: concurrency, RebalancePaused: paused}
+		got, err := node.ChangeRepair(t.Context(), m.Config.Data, node.RepairChange{BytesPerSecond: &rate, Concurrency: &concurrency, RebalancePaused: &paused})
+		if err != nil || got.Settings != want {
+			t.Fatalf("settings changed through %s are %+v, want %+v (%v)", m.Config.Name, got.Settings, want, err)
+		}
+		zero := uint32(0)
+		_, err = node.ChangeRepair(t.Context(), m.Config.Data, node.RepairChange{Concurrency: &zero})
+		wantError(t, err, "concurrency 0")
+		for _, other := range c.Members {
+			c.Eventually(FormTimeout, other.Config.Name+" knows it", func() error {
+				repair, err := node.FetchRepair(t.Context(), other.Config.Data)
+				if err == nil && (repair.Settings != want || repair.Leader != leader.Config.Name) {
+					err = fmt.Errorf("repair is %+v", repair)
+				}
+				return err
+			})
+		}
+	}
+	c.Check()
+}
