@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/atollregistry/atoll/metadata"
 )
 
 // Entries of a page of tags or repositories: when the client does not say, and at
@@ -68,9 +70,13 @@ func (g *gateway) listTags(ctx context.Context, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	tags, more, err := g.metadata.Tags(ctx, x.repository, p.after, p.limit())
+	watched, stale := metadata.WatchStale(ctx)
+	tags, more, err := g.metadata.Tags(watched, x.repository, p.after, p.limit())
 	if err != nil {
 		return fmt.Errorf("list tags: %w", err)
+	}
+	if stale.Happened() {
+		x.warnStale()
 	}
 	if tags, more = p.cut(tags, more); more {
 		next := url.Values{"n": {strconv.Itoa(p.entries)}, "last": {tags[len(tags)-1]}}
@@ -88,9 +94,13 @@ func (g *gateway) listRepositories(ctx context.Context, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	repositories, more, err := g.metadata.Repositories(ctx, p.after, p.limit())
+	watched, stale := metadata.WatchStale(ctx)
+	repositories, more, err := g.metadata.Repositories(watched, p.after, p.limit())
 	if err != nil {
 		return fmt.Errorf("list repositories: %w", err)
+	}
+	if stale.Happened() {
+		x.warnStale()
 	}
 	if repositories, more = p.cut(repositories, more); more {
 		next := url.Values{"n": {strconv.Itoa(p.entries)}, "last": {repositories[len(repositories)-1]}}

@@ -54,10 +54,10 @@ func (m *memoryMetadata) enter(method string) (unlock func(), err error) {
 	return m.mu.Unlock, nil
 }
 
-// errStale makes a read by digest be answered as without a quorum.
+// errStale makes a read be answered as without a quorum.
 var errStale = errors.New("answer without a quorum")
 
-// enterContent is enter for a read by digest.
+// enterContent is enter for a read that may be stale.
 func (m *memoryMetadata) enterContent(ctx context.Context, method string) (unlock func(), err error) {
 	unlock, err = m.enter(method)
 	if errors.Is(err, errStale) {
@@ -304,8 +304,8 @@ func pageOf[V any](entries map[string]V, after string, limit int) (names []strin
 	return names, false
 }
 
-func (m *memoryMetadata) Tags(_ context.Context, repository, after string, limit int) ([]string, bool, error) {
-	unlock, err := m.enter("Tags")
+func (m *memoryMetadata) Tags(ctx context.Context, repository, after string, limit int) ([]string, bool, error) {
+	unlock, err := m.enterContent(ctx, "Tags")
 	if err != nil {
 		return nil, false, err
 	}
@@ -318,8 +318,8 @@ func (m *memoryMetadata) Tags(_ context.Context, repository, after string, limit
 	return tags, more, nil
 }
 
-func (m *memoryMetadata) Repositories(_ context.Context, after string, limit int) ([]string, bool, error) {
-	unlock, err := m.enter("Repositories")
+func (m *memoryMetadata) Repositories(ctx context.Context, after string, limit int) ([]string, bool, error) {
+	unlock, err := m.enterContent(ctx, "Repositories")
 	if err != nil {
 		return nil, false, err
 	}
@@ -328,8 +328,8 @@ func (m *memoryMetadata) Repositories(_ context.Context, after string, limit int
 	return repositories, more, nil
 }
 
-func (m *memoryMetadata) Referrers(_ context.Context, repository, subject, after string, limit int) ([]*proto.Manifest, bool, error) {
-	unlock, err := m.enter("Referrers")
+func (m *memoryMetadata) Referrers(ctx context.Context, repository, subject, after string, limit int) ([]*proto.Manifest, bool, error) {
+	unlock, err := m.enterContent(ctx, "Referrers")
 	if err != nil {
 		return nil, false, err
 	}

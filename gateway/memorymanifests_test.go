@@ -28,8 +28,8 @@ func (m *memoryMetadata) Manifest(ctx context.Context, repository, digest string
 	return m.manifest(repository, digest)
 }
 
-func (m *memoryMetadata) ManifestByTag(_ context.Context, repository, tag string) (*proto.Manifest, error) {
-	unlock, err := m.enter("ManifestByTag")
+func (m *memoryMetadata) ManifestByTag(ctx context.Context, repository, tag string) (*proto.Manifest, error) {
+	unlock, err := m.enterContent(ctx, "ManifestByTag")
 	if err != nil {
 		return nil, err
 	}

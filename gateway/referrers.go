@@ -40,6 +40,7 @@ func (g *gateway) listReferrers(ctx context.Context, x *exchange) error {
 	if wanted != "" {
 		x.w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
+	ctx, stale := metadata.WatchStale(ctx)
 	list := referrersPage{artifactType: wanted, last: x.query.Get("last"), entries: []json.RawMessage{}}
 	for more := true; more && !list.full; {
 		if list.looked >= maxReferrersLooked {
@@ -55,6 +56,9 @@ func (g *gateway) listReferrers(ctx context.Context, x *exchange) error {
 		if err := g.addReferrers(ctx, x, &list, referrers); err != nil {
 			return err
 		}
+	}
+	if stale.Happened() {
+		x.warnStale()
 	}
 	if list.full {
 		next := url.Values{"last": {list.last}}

@@ -24,7 +24,7 @@ func (x *exchange) warn(text string) {
 // warnStale is for what was read without a quorum. No cache should keep it, nor the
 // warning.
 func (x *exchange) warnStale() {
-	x.warn("the cluster has no quorum: this may have been deleted")
+	x.warn("the cluster has no quorum: this may be out of date")
 	x.w.Header().Set("Cache-Control", "no-store, no-transform")
 }
 

@@ -287,7 +287,7 @@ func (s *Store) Manifest(ctx context.Context, repository, digest string) (manife
 // ManifestByTag returns the manifest that a tag points at. Errors:
 // ErrManifestUnknown, ErrRepositoryUnknown, ErrUnavailable.
 func (s *Store) ManifestByTag(ctx context.Context, repository, tag string) (manifest *proto.Manifest, err error) {
-	err = s.read(ctx, func(v view) error {
+	err = s.readNamed(ctx, func(v view) error {
 		var target proto.Tag
 		found, err := v.record(bucketTags, keyOf(repository, tag), &target)
 		if err != nil {
@@ -354,7 +354,7 @@ func (s *Store) RetainManifest(ctx context.Context, repository, digest string) (
 // exist has none. Error: ErrUnavailable.
 func (s *Store) Referrers(ctx context.Context, repository, subject, after string, limit int) (referrers []*proto.Manifest, more bool, err error) {
 	limit = pageLimit(limit)
-	err = s.read(ctx, func(v view) error {
+	err = s.readNamed(ctx, func(v view) error {
 		var digests []string
 		digests, more, err = v.rests(bucketReferrers, span{prefix: keyOf(repository, subject, ""), after: []byte(after)}, limit)
 		if err != nil {

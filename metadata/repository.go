@@ -42,7 +42,7 @@ func (v view) missing(repository string, unknown error) error {
 // order of their bytes, and whether there are more. Error: ErrUnavailable.
 func (s *Store) Repositories(ctx context.Context, after string, limit int) (repositories []string, more bool, err error) {
 	limit = pageLimit(limit)
-	err = s.read(ctx, func(v view) error {
+	err = s.readNamed(ctx, func(v view) error {
 		repositories, more, err = v.rests(bucketRepositories, span{after: []byte(after)}, limit)
 		return err
 	})

@@ -5,8 +5,10 @@ import (
 	"sync/atomic"
 )
 
-// Stale says whether a read by digest was answered by this node alone, since there
-// was no quorum to ask: what it returned is right, but may have been deleted.
+// Stale says whether a read was answered by this node alone, since there was no
+// quorum to ask: what it returned was true once. Content by digest may have been
+// deleted since; tags and lists, which are only answered like that if
+// StoreConfig.AvailableReads says so, may have changed.
 type Stale struct{ happened atomic.Bool }
 
 type staleKey struct{}

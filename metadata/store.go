@@ -39,6 +39,9 @@ type StoreConfig struct {
 	// LocalReadAfter is how long a read by digest waits for the read index before
 	// a record of the local state will do. Default 2 s.
 	LocalReadAfter time.Duration
+	// AvailableReads has tags and lists answered from the local state as well when the
+	// read index takes longer than that. WatchStale tells whether they were.
+	AvailableReads bool
 	// UploadTTL is how long an upload may rest. Default 24 h.
 	UploadTTL time.Duration
 	// FinishedTTL is how long a finished upload is remembered. Default 1 h.
@@ -126,6 +129,15 @@ func (s *Store) readContent(ctx context.Context, read func(view) error) error {
 	default: // only the short wait is over: an election may be
 		return s.read(ctx, read)
 	}
+}
+
+// readNamed is read for what has a name and so may change: tags and lists. If the
+// operator prefers an old answer to none, it is readContent.
+func (s *Store) readNamed(ctx context.Context, read func(view) error) error {
+	if s.cfg.AvailableReads {
+		return s.readContent(ctx, read)
+	}
+	return s.read(ctx, read)
 }
 
 // isAbsence reports whether a read says that something is not there.

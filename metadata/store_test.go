@@ -279,6 +279,22 @@ func TestReadsWithoutQuorum(t *testing.T) {
 			}
 		}
 	}
+	// Whoever prefers an old answer to none gets what is here, and is told so.
+	available := NewStore(log.machine, log, StoreConfig{LocalReadAfter: 20 * time.Millisecond, ReadTimeout: 200 * time.Millisecond, AvailableReads: true})
+	for what, read := range map[string]func(ctx context.Context) error{
+		"tag":          func(ctx context.Context) error { _, err := available.ManifestByTag(ctx, "app", "v1"); return err },
+		"tags":         func(ctx context.Context) error { _, _, err := available.Tags(ctx, "app", "", 1); return err },
+		"repositories": func(ctx context.Context) error { _, _, err := available.Repositories(ctx, "", 1); return err },
+		"referrers":    func(ctx context.Context) error { _, _, err := available.Referrers(ctx, "app", digest, "", 1); return err },
+	} {
+		ctx, stale := WatchStale(t.Context())
+		if err := read(ctx); err != nil || !stale.Happened() {
+			t.Errorf("available reads, %s: error is %v, stale is %v", what, err, stale.Happened())
+		}
+	}
+	if _, err := available.ManifestByTag(t.Context(), "app", "v2"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("available reads, a tag that is not here: error is %v, not %v", err, ErrUnavailable)
+	}
 	watched, stale := WatchStale(t.Context())
 	if _, err := local.Blob(watched, "app", digest); err != nil || stale.Happened() {
 		t.Errorf("with a quorum: error is %v, stale is %v", err, stale.Happened())

@@ -95,7 +95,7 @@ func (c *change) deleteTagsOf(repository, digest string, limit int) (deleted int
 // ErrRepositoryUnknown, ErrUnavailable.
 func (s *Store) Tags(ctx context.Context, repository, after string, limit int) (tags []string, more bool, err error) {
 	limit = pageLimit(limit)
-	err = s.read(ctx, func(v view) error {
+	err = s.readNamed(ctx, func(v view) error {
 		tags, more, err = v.rests(bucketTags, span{prefix: keyOf(repository, ""), after: []byte(after)}, limit)
 		if err == nil && len(tags) == 0 {
 			err = v.missing(repository, nil)

@@ -50,6 +50,9 @@ type Config struct {
 	// rebuilt on other nodes: longer than a restart or a short repair of the machine
 	// takes. The leader's counts, so that it should be the same on all nodes.
 	DownAfter time.Duration `koanf:"down-after"`
+	// Reads is what tags and lists are answered without a quorum: nothing but 503
+	// (consistent), or what this node knows, with a Warning (available).
+	Reads string `koanf:"reads"`
 	// ShutdownTimeout bounds how long running transfers may go on after the node
 	// was told to stop.
 	ShutdownTimeout time.Duration `koanf:"shutdown-timeout"`
@@ -166,6 +169,12 @@ type LogConfig struct {
 	Format string `koanf:"format"`
 }
 
+// Values of Config.Reads.
+const (
+	ReadsConsistent = "consistent"
+	ReadsAvailable  = "available"
+)
+
 // Ports by default. Operators and firewalls know them; they are part of the
 // interface.
 const (
@@ -180,6 +189,7 @@ func DefaultConfig() Config {
 	return Config{
 		Parity:          -1,
 		DownAfter:       5 * time.Minute,
+		Reads:           ReadsConsistent,
 		ShutdownTimeout: 30 * time.Second,
 		Registry: RegistryConfig{
 			Listen: fmt.Sprintf(":%d", DefaultRegistryPort), Redirect: string(gateway.RedirectAuto),
@@ -223,6 +233,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DownAfter < downSilence {
 		fault("down-after: %s is less than %s, in which a node that has only stalled may answer again", c.DownAfter, downSilence)
+	}
+	if c.Reads != ReadsConsistent && c.Reads != ReadsAvailable {
+		fault("reads: %q is not %s or %s", c.Reads, ReadsConsistent, ReadsAvailable)
 	}
 	if c.ShutdownTimeout <= 0 {
 		fault("shutdown-timeout: %s is not a positive duration", c.ShutdownTimeout)

@@ -246,6 +246,7 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	})
 	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{
 		Logger: p.component("metadata"), Unreachable: p.unreachable, BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
+		AvailableReads: p.cfg.Reads == ReadsAvailable,
 	})
 	return nil
 }

@@ -31,6 +31,7 @@ func settings() []setting {
 		{"parity", kindNumber, "how many shards of an extent may be lost, 0 to 4; -1 takes it from the number of nodes"},
 		{"reserve-bytes", kindBytes, "bytes of the file system that shards leave free (default: 5 %, at most 4GiB)"},
 		{"down-after", kindDuration, "how long a node must have been unreachable before its shards are rebuilt on others"},
+		{"reads", kindText, "what tags and lists are answered without a quorum: 503 (consistent), or what the node knows, with a Warning (available)"},
 		{"shutdown-timeout", kindDuration, "how long running transfers may go on after a stop"},
 		{"registry.listen", kindText, "address of the port for clients"},
 		{"registry.url", kindText, "URL at which all clients reach that port, for redirects; without it none go to this node"},

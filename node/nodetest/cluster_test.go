@@ -246,6 +246,27 @@ func TestCutOffLeaderServesNothingStale(t *testing.T) {
 	c.Check()
 }
 
+// An operator who prefers an old answer to none gets tags and lists from a node
+// without a quorum, with a warning, and no writes.
+func TestAvailableReads(t *testing.T) {
+	c := Start(t, 3, func(cfg *node.Config) { cfg.Reads = node.ReadsAvailable })
+	digest := push(t, c, "a", "v1", 1, c.Members...)
+	alone := c.Members[2]
+	c.Isolate(alone)
+	for _, path := range []string{"/v2/a/manifests/v1", "/v2/a/tags/list", "/v2/_catalog", "/v2/a/referrers/" + digest} {
+		response, body, err := alone.Do("GET", path, nil, nil)
+		if err != nil || response.StatusCode != http.StatusOK || response.Header.Get("Warning") == "" {
+			t.Errorf("GET %s without quorum: %v %v %s", path, err, response, body)
+		}
+	}
+	response, body, err := alone.Do("POST", "/v2/a/blobs/uploads/", nil, nil)
+	if err != nil || response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		t.Errorf("push without quorum: %v %v %s", err, response, body)
+	}
+	c.Rejoin(alone)
+	c.Check()
+}
+
 func manifestOf(t *testing.T, m *Member, repository, digest string) []byte {
 	t.Helper()
 	_, content, err := m.expect(http.StatusOK, "GET", "/v2/"+repository+"/manifests/"+digest, nil)
