@@ -252,6 +252,9 @@ func TestAvailableReads(t *testing.T) {
 	c := Start(t, 3, func(cfg *node.Config) { cfg.Reads = node.ReadsAvailable })
 	digest := push(t, c, "a", "v1", 1, c.Members...)
 	alone := c.Members[2]
+	if _, _, err := alone.expect(http.StatusOK, "HEAD", "/v2/a/manifests/v1", nil); err != nil { // It knows all by now.
+		t.Fatal(err)
+	}
 	c.Isolate(alone)
 	for _, path := range []string{"/v2/a/manifests/v1", "/v2/a/tags/list", "/v2/_catalog", "/v2/a/referrers/" + digest} {
 		response, body, err := alone.Do("GET", path, nil, nil)
