@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,16 +21,23 @@ func (s *Status) judge(writes error, downAfter time.Duration) {
 	if s.Blobs.Lost > 0 {
 		worsen(HealthLosing, "%d blobs can't be read now, %s", s.Blobs.Lost, s.remedy())
 	}
-	if writes != nil {
-		worsen(HealthReadOnly, "this node can't serve tags or pushes: %v: see that a majority of the voters runs, and that they reach each other", writes)
+	switch {
+	case errors.Is(writes, errNoMajority):
+		worsen(HealthReadOnly, "this node can't serve tags or pushes: %v: see that most of the voters run, and that they reach each other", writes)
+	case writes != nil:
+		worsen(HealthReadOnly, "this node can't serve tags or pushes: %v", writes)
 	}
 	for _, node := range s.Nodes {
 		switch node.State {
 		case stateUnreachable:
 			worsen(HealthDegraded, "node %s does not answer, %s: start it again; its shards are rebuilt on others once it has been away for %s", node.ID, node.seen(), downAfter)
 		case stateDown:
-			worsen(HealthDegraded, "node %s is down, %s: its shards are rebuilt on others; start it again, or a new one in its place on an empty data folder, or run 'atoll remove %s'",
-				node.ID, node.seen(), node.ID)
+			rebuilt := "its shards are being rebuilt on others"
+			if node.Shards == 0 {
+				rebuilt = "all its shards are on others by now"
+			}
+			worsen(HealthDegraded, "node %s is down, %s: %s; start it again, or a new one in its place on an empty data folder, or run 'atoll remove %s'",
+				node.ID, node.seen(), rebuilt, node.ID)
 		}
 	}
 	for _, node := range s.Nodes {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -26,14 +27,14 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name:   "a node is gone",
-			status: Status{Nodes: []NodeStatus{active, {ID: "n2", State: stateDown, LastContactMS: -1}}},
-			want:   HealthDegraded, problems: []string{"'atoll remove n2'"},
+			status: Status{Nodes: []NodeStatus{active, {ID: "n2", State: stateDown, LastContactMS: -1}, {ID: "n3", State: stateDown, Shards: 1}}},
+			want:   HealthDegraded, problems: []string{"all its shards are on others by now; start it again", "being rebuilt on others"},
 		},
 		{
 			name:   "no quorum and lost blobs: the worst is the health",
 			status: Status{Nodes: []NodeStatus{active, {ID: "n2", State: stateUnreachable}}, Blobs: BlobCounts{Lost: 1}},
-			writes: errors.New("no contact"), want: HealthLosing,
-			problems: []string{"start those again with their data", "no contact: see that a majority", "n2 does not answer"},
+			writes: fmt.Errorf("%w for 15s", errNoMajority), want: HealthLosing,
+			problems: []string{"start those again with their data", "voters for 15s: see that most", "n2 does not answer"},
 		},
 		{
 			name:   "lost with all nodes there",
@@ -42,8 +43,8 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name:   "no quorum",
-			status: Status{Nodes: []NodeStatus{active}}, writes: errors.New("no contact"),
-			want: HealthReadOnly, problems: []string{"no contact"},
+			status: Status{Nodes: []NodeStatus{active}}, writes: errors.New("shutting down"),
+			want: HealthReadOnly, problems: []string{"can't serve tags or pushes: shutting down"},
 		},
 		{
 			name:   "full disk",

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ const (
 	// balancer does not drop all nodes at each one.
 	readinessGrace = 12 * time.Second
 )
+
+// errNoMajority is why a member can't serve everything.
+var errNoMajority = errors.New("no contact with a majority of the voters")
 
 // readiness knows what this node can serve now.
 type readiness struct {
@@ -62,10 +66,10 @@ func (r *readiness) forWrites() error {
 	}
 	last := r.lastRead.Load()
 	if last == nil {
-		return fmt.Errorf("no contact with a majority of the voters yet")
+		return fmt.Errorf("%w yet", errNoMajority)
 	}
 	if age := time.Since(*last); age > readinessGrace {
-		return fmt.Errorf("no contact with a majority of the voters for %s", age.Round(time.Second))
+		return fmt.Errorf("%w for %s", errNoMajority, age.Round(time.Second))
 	}
 	return nil
 }
