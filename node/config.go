@@ -240,34 +240,8 @@ func (c *Config) Validate() error {
 	if c.ShutdownTimeout <= 0 {
 		fault("shutdown-timeout: %s is not a positive duration", c.ShutdownTimeout)
 	}
-	if c.Limits.Uploads < 1 {
-		fault("limits.uploads: %d is not at least 1", c.Limits.Uploads)
-	}
-	if c.Limits.Pulls < 1 {
-		fault("limits.pulls: %d is not at least 1", c.Limits.Pulls)
-	}
-	if c.Limits.RequestsPerSecond < 0 {
-		fault("limits.requests-per-second: %d is negative", c.Limits.RequestsPerSecond)
-	}
-	if c.Limits.RequestBurst < 0 {
-		fault("limits.request-burst: %d is negative", c.Limits.RequestBurst)
-	}
-	if c.Limits.BufferBytes < 16<<20 {
-		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.Limits.BufferBytes)
-	}
-	if c.Collect.Grace <= 0 {
-		fault("collect.grace: %s is not a positive duration", c.Collect.Grace)
-	}
-	if c.Collect.Untagged < 0 {
-		fault("collect.untagged: %s is neither 0, to keep untagged manifests, nor a positive duration", c.Collect.Untagged)
-	}
-	if c.Collect.Untagged > 0 && c.Collect.Untagged < c.Collect.Grace {
-		fault("collect.untagged: %s is shorter than collect.grace, %s: a manifest could go before the image index that lists it is pushed",
-			c.Collect.Untagged, c.Collect.Grace)
-	}
-	if c.Collect.Interval <= 0 {
-		fault("collect.interval: %s is not a positive duration", c.Collect.Interval)
-	}
+	faults = append(faults, c.Limits.validate()...)
+	faults = append(faults, c.Collect.validate()...)
 	if c.Scrub.Period < 0 {
 		fault("scrub.period: %s is neither 0, to scrub only on request, nor a positive duration", c.Scrub.Period)
 	}
@@ -281,6 +255,44 @@ func (c *Config) Validate() error {
 		fault("log.format: %q is not json or console", c.Log.Format)
 	}
 	return errors.Join(faults...)
+}
+
+func (c *LimitsConfig) validate() (faults []error) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Uploads < 1 {
+		fault("limits.uploads: %d is not at least 1", c.Uploads)
+	}
+	if c.Pulls < 1 {
+		fault("limits.pulls: %d is not at least 1", c.Pulls)
+	}
+	if c.RequestsPerSecond < 0 {
+		fault("limits.requests-per-second: %d is negative", c.RequestsPerSecond)
+	}
+	if c.RequestBurst < 0 {
+		fault("limits.request-burst: %d is negative", c.RequestBurst)
+	}
+	if c.BufferBytes < 16<<20 {
+		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.BufferBytes)
+	}
+	return faults
+}
+
+func (c *CollectConfig) validate() (faults []error) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Grace <= 0 {
+		fault("collect.grace: %s is not a positive duration", c.Grace)
+	}
+	if c.Untagged < 0 {
+		fault("collect.untagged: %s is neither 0, to keep untagged manifests, nor a positive duration", c.Untagged)
+	}
+	if c.Untagged > 0 && c.Untagged < c.Grace {
+		fault("collect.untagged: %s is shorter than collect.grace, %s: a manifest could go before the image index that lists it is pushed",
+			c.Untagged, c.Grace)
+	}
+	if c.Interval <= 0 {
+		fault("collect.interval: %s is not a positive duration", c.Interval)
+	}
+	return faults
 }
 
 func (c *Config) validateCluster() (faults []error) {
