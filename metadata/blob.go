@@ -131,6 +131,26 @@ func (v view) blob(digest string) (*proto.Blob, error) {
 	return &proto.Blob{Digest: digest, Size: record.GetSize(), Extents: extents}, nil
 }
 
+// Blobs returns up to limit blobs of this node's state in the order of their
+// digests, those behind after, which is empty for the first ones. Fewer than limit
+// are the last. Errors: ErrCorrupt, ErrClosed.
+func (s *Store) Blobs(after string, limit int) (blobs []*proto.Blob, err error) {
+	err = s.machine.view(func(v view) error {
+		digests, _, err := v.rests(bucketBlobs, span{after: []byte(after)}, limit)
+		if err != nil {
+			return err
+		}
+		blobs = make([]*proto.Blob, len(digests))
+		for i, digest := range digests {
+			if blobs[i], err = v.blob(digest); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return blobs, err
+}
+
 // CommitBlob turns an upload, with the extents that are not recorded yet, into a
 // blob that is linked in the repository. Content that the cluster knows is only
 // linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,

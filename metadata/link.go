@@ -266,6 +266,18 @@ func (s *Store) BlobRepositories(ctx context.Context, digest, after string, limi
 	return repositories, more, err
 }
 
+// Links returns at most limit digests of blobs that the repository has, behind the
+// given one, in the order of their bytes, and whether there are more. Error:
+// ErrUnavailable.
+func (s *Store) Links(ctx context.Context, repository, after string, limit int) (digests []string, more bool, err error) {
+	limit = pageLimit(limit)
+	err = s.read(ctx, func(v view) error {
+		digests, more, err = v.rests(bucketLinks, span{prefix: keyOf(repository, ""), after: []byte(after)}, limit)
+		return err
+	})
+	return digests, more, err
+}
+
 // any reports whether a bucket has a key with this prefix.
 func (v view) any(b bucket, prefix []byte) (found bool, err error) {
 	err = v.scan(b, span{prefix: prefix}, func(_, _ []byte) error {

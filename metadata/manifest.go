@@ -284,6 +284,18 @@ func (s *Store) Manifest(ctx context.Context, repository, digest string) (manife
 	return manifest, err
 }
 
+// Manifests returns at most limit digests of the repository's manifests, behind the
+// given one, in the order of their bytes, and whether there are more. Error:
+// ErrUnavailable.
+func (s *Store) Manifests(ctx context.Context, repository, after string, limit int) (digests []string, more bool, err error) {
+	limit = pageLimit(limit)
+	err = s.read(ctx, func(v view) error {
+		digests, more, err = v.rests(bucketManifests, span{prefix: keyOf(repository, ""), after: []byte(after)}, limit)
+		return err
+	})
+	return digests, more, err
+}
+
 // ManifestByTag returns the manifest that a tag points at. Errors:
 // ErrManifestUnknown, ErrRepositoryUnknown, ErrUnavailable.
 func (s *Store) ManifestByTag(ctx context.Context, repository, tag string) (manifest *proto.Manifest, err error) {

@@ -285,7 +285,10 @@ func TestReadsWithoutQuorum(t *testing.T) {
 		"tag":          func(ctx context.Context) error { _, err := available.ManifestByTag(ctx, "app", "v1"); return err },
 		"tags":         func(ctx context.Context) error { _, _, err := available.Tags(ctx, "app", "", 1); return err },
 		"repositories": func(ctx context.Context) error { _, _, err := available.Repositories(ctx, "", 1); return err },
-		"referrers":    func(ctx context.Context) error { _, _, err := available.Referrers(ctx, "app", digest, "", 1); return err },
+		"referrers": func(ctx context.Context) error {
+			_, _, err := available.Referrers(ctx, "app", digest, "", 1)
+			return err
+		},
 	} {
 		ctx, stale := WatchStale(t.Context())
 		if err := read(ctx); err != nil || !stale.Happened() {

@@ -28,6 +28,8 @@ type admin struct {
 	blobs   *blobstore.Store
 	peers   *peers
 	ready   *readiness
+	// registry is what clients speak to.
+	registry http.Handler
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
 }
@@ -36,6 +38,9 @@ func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", a.serveStatus)
 	mux.HandleFunc("POST /collect", a.serveCollect)
+	mux.HandleFunc("POST /verify", a.serveVerify)
+	mux.HandleFunc("GET /backup", a.serveBackup)
+	mux.Handle("/v2/", a.registry)
 	mux.HandleFunc("GET /scrub", a.serveScrub)
 	mux.HandleFunc("POST /scrub", a.serveScrub)
 	mux.HandleFunc("GET /drain", a.serveDrain)

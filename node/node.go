@@ -136,6 +136,7 @@ type parts struct {
 	self      *atoll.Node
 	rpc       *grpc.Server
 	metrics   *prometheus.Registry
+	handler   http.Handler // of clients' requests
 	registry  *http.Server
 	// certificate is for clients; nil without TLS on the registry port.
 	certificate *gateway.Certificate
@@ -292,7 +293,7 @@ func (p *parts) openGateway() (err error) {
 	if err != nil {
 		return err
 	}
-	handler := gateway.New(gateway.Config{
+	p.handler = gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
 		Homes: homes{p.peers, p.members, p.peers.servesClients}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
@@ -307,7 +308,7 @@ func (p *parts) openGateway() (err error) {
 		}
 		config = p.certificate.TLSConfig()
 	}
-	p.registry = gateway.NewServer(handler, config, logger)
+	p.registry = gateway.NewServer(p.handler, config, logger)
 	return nil
 }
 

@@ -43,7 +43,7 @@ func (p *parts) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
 	}
-	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, downAfter: p.cfg.DownAfter}
+	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: p.handler, downAfter: p.cfg.DownAfter}
 	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout}
 
 	group.Go(func() error { return p.cluster.Run(work) })

@@ -27,32 +27,47 @@ const (
 // askAdmin puts a request to the node whose data folder is given and decodes its
 // answer.
 func askAdmin(ctx context.Context, dataDir, method, path string, into any) error {
-	client := &http.Client{Transport: &http.Transport{
+	body, err := openAdmin(ctx, dataDir, method, path, nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(into); err != nil {
+		return fmt.Errorf("ask node in %s: read its answer: %w", dataDir, err)
+	}
+	return nil
+}
+
+// openAdmin puts a request to the node whose data folder is given and returns the
+// body of its answer.
+func openAdmin(ctx context.Context, dataDir, method, path string, body io.Reader) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("ask node in %s: %w", dataDir, err)
+	}
+	response, err := adminClient(dataDir).Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("ask node in %s: no node answers there: %w", dataDir, err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response.Body, nil
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(response.Body, adminErrorBytes)) // the status says enough without
+	if response.StatusCode == http.StatusConflict {
+		return nil, refusal(strings.TrimSpace(string(text)))
+	}
+	return nil, fmt.Errorf("ask node in %s: it answered %s: %s", dataDir, response.Status, strings.TrimSpace(string(text)))
+}
+
+// adminClient reaches the socket of the node whose data folder is given.
+func adminClient(dataDir string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialSocket(ctx, dataDir)
 		},
 	}}
-	request, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, nil)
-	if err != nil {
-		return fmt.Errorf("ask node in %s: %w", dataDir, err)
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask node in %s: no node answers there: %w", dataDir, err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(response.Body, adminErrorBytes)) // the status says enough without
-		if response.StatusCode == http.StatusConflict {
-			return refusal(strings.TrimSpace(string(text)))
-		}
-		return fmt.Errorf("ask node in %s: it answered %s: %s", dataDir, response.Status, strings.TrimSpace(string(text)))
-	}
-	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
-		return fmt.Errorf("ask node in %s: read its answer: %w", dataDir, err)
-	}
-	return nil
 }
 
 // A socket's path may have at most 107 bytes on Linux (unix(7)), a data folder's

@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newStatusCommand(),
-		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newCollectCommand(),
+		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newCollectCommand(),
 		newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)

@@ -111,11 +111,15 @@ func (m *Member) hasItsShards() error {
 
 // hasShard says why a shard's file is not on a member's disk; nil if it is.
 func (m *Member) hasShard(e *atoll.Extent, number int) error {
-	file := fmt.Sprintf("%x.%d", e.GetId(), number)
-	if _, err := os.Stat(filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), file)); err != nil {
+	if _, err := os.Stat(m.shardFile(e, number)); err != nil {
 		return fmt.Errorf("%s: recorded shard: %w", m.Config.Name, err)
 	}
 	return nil
+}
+
+// shardFile is where a member has a shard.
+func (m *Member) shardFile(e *atoll.Extent, number int) string {
+	return filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), fmt.Sprintf("%x.%d", e.GetId(), number))
 }
 
 // checkState waits until all nodes have applied the same log and compares what
