@@ -78,7 +78,7 @@ func TestDrainAndRemoveTheLeader(t *testing.T) {
 	victim.wantRemovedEnd()
 	t.Logf("%d images pushed and pulled meanwhile", l.end())
 
-	// It stays out, and its place may not be given to nobody.
+	// It stays out, and neither of the two that are left can be spared.
 	victim.Start()
 	victim.wantRemovedEnd()
 	c.drop(victim)
