@@ -20,6 +20,12 @@ type Config struct {
 	// Dir is the folder of the log, the votes and the snapshot record. It is made
 	// when absent and must belong to this process alone.
 	Dir string
+	// GroupID tells which group this node belongs to, empty as long as that is not known.
+	// It is called for each connection. A node that knows its own refuses Raft's messages
+	// from nodes of any other, and its own don't get there: the members of a group whose
+	// quorum was lost, and that another has taken the place of (Offline.Recover), have
+	// the same ids and addresses. Nil for a group without an id.
+	GroupID func() string
 	// MustHaveState refuses to open an empty log: this node has been a member, and
 	// whoever asks for its vote would get one that knows of nothing.
 	MustHaveState bool

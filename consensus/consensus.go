@@ -120,6 +120,9 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if cfg.GroupID == nil {
+		cfg.GroupID = func() string { return "" }
+	}
 	r = &Replica{
 		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, &cfg),
 		lead: newLeadership(), election: newSignal(),

@@ -9,65 +9,87 @@ import (
 	"time"
 )
 
-// A connection for Raft's messages begins with the id of the node that is meant:
-// its length in one byte, then the id. The node answers with greetingYes if that
-// is its own id, or else with greetingNo and the end of the connection.
+// A connection for Raft's messages begins with the id of the node that is meant and
+// the id of the group that the caller belongs to, each behind its length in one byte.
+// The node answers with greetingYes if both are its own, or else with why not and the
+// end of the connection. A node that does not know its group yet, since it is new,
+// takes the word of whoever asks for it by its id.
 const (
-	greetingYes = 'y'
-	greetingNo  = 'n'
+	greetingYes        = 'y'
+	greetingOtherNode  = 'n'
+	greetingOtherGroup = 'g'
 )
 
 // greetingTimeout bounds the wait for a greeting.
 const greetingTimeout = 5 * time.Second
 
-// errOtherNode means that another node than the one meant listens at an address.
-var errOtherNode = errors.New("another node answers there: the one meant was replaced or lost its data")
+var (
+	// errOtherNode means that another node than the one meant listens at an address.
+	errOtherNode = errors.New("another node answers there: the one meant was replaced or lost its data")
+	// errOtherGroup means that the node meant does not belong to the same group.
+	errOtherGroup = errors.New("the node there belongs to another group: one of the two was recovered after a loss of quorum, without the other")
+)
 
-// dialNode connects to a node, and to no other that listens at its address.
+// dialNode connects to a node of this node's group, and to no other that listens at
+// its address.
 func (s *streams) dialNode(id, address string, timeout time.Duration) (conn net.Conn, err error) {
 	conn, err = s.network.Dial(address, timeout)
 	if err != nil {
 		return nil, err
 	}
-	if err := askFor(conn, id, timeout); err != nil {
+	if err := askFor(conn, id, s.group(), timeout); err != nil {
 		_ = conn.Close() // the reason is known
 		return nil, fmt.Errorf("connect to node %s at %s: %w", id, address, err)
 	}
 	return conn, nil
 }
 
-func askFor(conn net.Conn, id string, timeout time.Duration) error {
-	if len(id) > math.MaxUint8 {
-		return fmt.Errorf("its id has %d bytes", len(id))
+func askFor(conn net.Conn, id, group string, timeout time.Duration) error {
+	var greeting []byte
+	for _, text := range []string{id, group} {
+		if len(text) > math.MaxUint8 {
+			return fmt.Errorf("an id has %d bytes", len(text))
+		}
+		greeting = append(append(greeting, byte(len(text))), text...)
 	}
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	if _, err := conn.Write(append([]byte{byte(len(id))}, id...)); err != nil {
+	if _, err := conn.Write(greeting); err != nil {
 		return err
 	}
 	var answer [1]byte
 	if _, err := io.ReadFull(conn, answer[:]); err != nil {
 		return err
 	}
-	if answer[0] != greetingYes {
+	switch answer[0] {
+	case greetingYes:
+		return conn.SetDeadline(time.Time{})
+	case greetingOtherGroup:
+		return errOtherGroup
+	default:
 		return errOtherNode
 	}
-	return conn.SetDeadline(time.Time{})
 }
 
 // greet reads who is meant on an incoming connection and answers. An error ends
 // the connection.
 func (s *streams) greet(conn net.Conn) error {
-	meant, err := s.readGreeting(conn)
+	meant, group, err := s.readGreeting(conn)
+	own := s.group()
 	switch {
 	case err != nil:
 		s.log.Debug().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("connection without a greeting")
 		return io.EOF // which the library takes for a connection that was not needed
+	case own != "" && group != own:
+		s.log.Warn().Str("group", group).Str("own", own).Stringer("remote", conn.RemoteAddr()).
+			Msg("node of another group refused: one of the two groups was recovered after a loss of quorum, or an address is wrong")
+		_, _ = conn.Write([]byte{greetingOtherGroup}) // a courtesy
+		return io.EOF
 	case meant != s.id:
 		s.log.Warn().Str("meant", meant).Stringer("remote", conn.RemoteAddr()).
 			Msg("another node was asked for at this node's address: it was replaced by this one, or an address is wrong")
-		_, _ = conn.Write([]byte{greetingNo}) // a courtesy
+		_, _ = conn.Write([]byte{greetingOtherNode}) // a courtesy
 		return io.EOF
 	}
 	if _, err := conn.Write([]byte{greetingYes}); err != nil {
@@ -76,15 +98,21 @@ func (s *streams) greet(conn net.Conn) error {
 	return conn.SetDeadline(time.Time{})
 }
 
-func (s *streams) readGreeting(conn net.Conn) (id string, err error) {
+func (s *streams) readGreeting(conn net.Conn) (id, group string, err error) {
 	if err := conn.SetDeadline(time.Now().Add(greetingTimeout)); err != nil {
-		return "", err
+		return "", "", err
 	}
-	var length [1]byte
-	if _, err := io.ReadFull(conn, length[:]); err != nil {
-		return "", err
+	texts := make([]string, 2)
+	for i := range texts {
+		var length [1]byte
+		if _, err := io.ReadFull(conn, length[:]); err != nil {
+			return "", "", err
+		}
+		text := make([]byte, length[0])
+		if _, err := io.ReadFull(conn, text); err != nil {
+			return "", "", err
+		}
+		texts[i] = string(text)
 	}
-	text := make([]byte, length[0])
-	_, err = io.ReadFull(conn, text)
-	return string(text), err
+	return texts[0], texts[1], nil
 }

@@ -65,19 +65,16 @@ func TestGreetings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := conn.Write([]byte(sent)); err != nil {
-			t.Fatal(err)
-		}
-		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
+		// The node may have heard enough and hung up before all is sent.
+		_, _ = conn.Write([]byte(sent))
+		_ = conn.(*net.TCPConn).CloseWrite()
 		if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 			t.Fatal(err)
 		}
 		var answer [2]byte
 		for got := 0; ; {
 			read, err := conn.Read(answer[:])
-			if got += read; got > 0 && answer[0] != greetingNo {
+			if got += read; got > 0 && answer[0] == greetingYes {
 				t.Errorf("%q was answered with %q", sent, answer[:got])
 			}
 			if err != nil {

@@ -196,8 +196,11 @@ func (s *stableStore) Set(key, value []byte) error {
 	return nil
 }
 
-// Get returns a value. For a key never set, the error's text is "not found",
-// which Raft compares as a string.
+// notFound is the text of the error for a key never set, which Raft compares as a
+// string.
+const notFound = "not found"
+
+// Get returns a value. For a key never set, the error's text is notFound.
 func (s *stableStore) Get(key []byte) ([]byte, error) {
 	value, err := s.disk.Get(key)
 	if err != nil {
@@ -209,9 +212,10 @@ func (s *stableStore) Get(key []byte) ([]byte, error) {
 	return value, nil
 }
 
-// What Raft calls the two halves of a vote (raft.go, keyLastVoteTerm and
-// keyLastVoteCand). It writes the term first.
+// What Raft calls its term and the two halves of a vote (raft.go, keyCurrentTerm,
+// keyLastVoteTerm and keyLastVoteCand). Of the vote it writes the term first.
 const (
+	termKey          = "CurrentTerm"
 	voteTermKey      = "LastVoteTerm"
 	voteCandidateKey = "LastVoteCand"
 )

@@ -62,6 +62,8 @@ func (r *Replica) Status() Status {
 		}
 		status.Members = append(status.Members, member)
 	}
-	slices.SortFunc(status.Members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(status.Members, byID)
 	return status
 }
+
+func byID(a, b Member) int { return cmp.Compare(a.ID, b.ID) }

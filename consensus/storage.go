@@ -186,8 +186,8 @@ func (s *storage) check(sm StateMachine) error {
 	if err != nil {
 		return fmt.Errorf("read Raft log: %w", err)
 	}
-	term, err := s.stable.GetUint64([]byte("CurrentTerm")) // as Raft names it
-	if err != nil && err.Error() != "not found" {
+	term, err := s.stable.GetUint64([]byte(termKey))
+	if err != nil && err.Error() != notFound {
 		return fmt.Errorf("read term: %w", err)
 	}
 	applied, _ := sm.Applied()

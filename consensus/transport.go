@@ -100,7 +100,8 @@ func newTransport(cfg *Config, streams *streams) transport {
 type streams struct {
 	network Network
 	id      string
-	address address // at which the others know this node
+	group   func() string // Config.GroupID
+	address address       // at which the others know this node
 	log     zerolog.Logger
 
 	closing chan struct{} // closed by Close
@@ -120,7 +121,7 @@ func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
 func newStreams(network Network, cfg *Config) *streams {
-	return &streams{network: network, id: cfg.NodeID, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
+	return &streams{network: network, id: cfg.NodeID, group: cfg.GroupID, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
 }
 
 // Accept implements net.Listener.
