@@ -98,12 +98,20 @@ func (c *testCluster) checkExtent(e *proto.Extent) {
 	}
 }
 
+// shardPath is where the holder has a shard, or, if it has not, where it would in its
+// first folder.
 func (c *testCluster) shardPath(e *proto.Extent, number int) string {
 	id, err := newShardID(e.GetId(), uint32(number))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return filepath.Join(c.node(e.GetHolders()[number]).cfg.Dir, folderName(id.extent[0]), id.String())
+	cfg, name := c.node(e.GetHolders()[number]).cfg, filepath.Join(folderName(id.extent[0]), id.String())
+	for _, dir := range cfg.MoreDirs {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return filepath.Join(dir, name)
+		}
+	}
+	return filepath.Join(cfg.Dir, name)
 }
 
 // push stores random bytes through a node.

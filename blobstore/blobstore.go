@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 )
 
@@ -27,9 +28,15 @@ const (
 	// nodeWait is how long a write waits for enough healthy nodes before it is
 	// refused. It covers a node that restarts, and one that was suspected wrongly.
 	nodeWait = 10 * time.Second
+	// memoryWait is how long an append waits for memory before it is refused. Slow
+	// clients hold memory for as long as patience while others wait.
+	memoryWait = 10 * time.Second
 	// closeWait bounds how long Close waits for work that was cancelled. A disk that
 	// hangs can't be waited for.
 	closeWait = 5 * time.Second
+	// lostDiskInterval is how often the records are compared with the files while a
+	// disk is out of service.
+	lostDiskInterval = time.Hour
 )
 
 // Store keeps blobs on the nodes of the cluster. It is safe for concurrent use.
@@ -37,7 +44,7 @@ type Store struct {
 	cfg     Config
 	cluster Cluster
 	catalog Catalog
-	disk    *Disk
+	disks   *disks
 	buffers *buffers
 	erasure *erasure
 	pace    *pace
@@ -45,8 +52,11 @@ type Store struct {
 	scrub   *scrub
 	log     zerolog.Logger
 
-	// nodeWait is the constant, shorter in tests.
-	nodeWait time.Duration
+	// nodeWait, reconnectWait, memoryWait and patience are the constants, others in
+	// tests.
+	nodeWait, reconnectWait, memoryWait, patience time.Duration
+	// directReads bounds the memory of stripes that clients are read into at once.
+	directReads *semaphore.Weighted
 	// appends counts the appends under way, among which the budget is shared.
 	appends atomic.Int64
 	// readers counts the open readers, and reading the bytes of the budget that they
@@ -67,14 +77,11 @@ type Store struct {
 	work    sync.WaitGroup
 }
 
-// Open opens the store of this node: its shards are in Config.Dir, those of the
-// other nodes are reached through cluster. It starts nothing; see Run. It fails
+// Open opens the store of this node: its shards are in Config.Dir and
+// Config.MoreDirs, those of the other nodes are reached through cluster. It starts nothing; see Run. It fails
 // with ErrInvalid for a wrong configuration, and with ErrDisk.
 func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	disk, err := OpenDisk(cfg)
+	disks, err := openDisks(cfg, cluster.Self())
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
@@ -82,7 +89,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		cfg:       cfg,
 		cluster:   cluster,
 		catalog:   catalog,
-		disk:      disk,
+		disks:     disks,
 		buffers:   newBuffers(cfg.BufferBytes),
 		erasure:   &erasure{},
 		pace:      newPace(func() uint64 { return catalog.LocalSettings().GetRepairBytesPerSecond() }),
@@ -93,6 +100,11 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		rebuilds:  make(chan struct{}, maxRebuilds),
 		reports:   newReports(catalog, cfg.Logger),
 		running:   make(map[*context.CancelCauseFunc]struct{}),
+
+		reconnectWait: reconnectWait,
+		memoryWait:    memoryWait,
+		patience:      patience,
+		directReads:   semaphore.NewWeighted(cfg.BufferBytes / directShare),
 	}
 	s.scrub = newScrub(s)
 	return s, nil
@@ -101,30 +113,60 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 // Register offers this node's shards to the other nodes. The server must use
 // Codec.
 func (s *Store) Register(registrar grpc.ServiceRegistrar) {
-	newServer(s.cfg, s.disk, s.buffers, s.repair, s.tellScrub).register(registrar)
+	newServer(s.cfg, s.cluster.Self(), s.disks, s.buffers, s.repair, s.tellScrub).register(registrar)
 }
 
-// Run sweeps shards that no record names, reads all others again and again, and
-// reports those that are damaged, until ctx ends.
+// Run sweeps shards that no record names, reads all others again and again, reports
+// those that are damaged, and watches the disks, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	var others sync.WaitGroup
 	defer others.Wait()
 	others.Go(func() { s.reports.run(ctx) })
 	others.Go(func() { s.scrub.run(ctx) })
-	return newSweep(s.cfg, s.cluster.Self(), s.disk, s.catalog).Run(ctx)
+	for _, d := range s.disks.all {
+		others.Go(func() { s.watch(ctx, d) })
+		others.Go(func() { newSweep(s.cfg, s.cluster.Self(), d, s.disks, s.catalog).Run(ctx) })
+	}
+	return nil
+}
+
+// watch watches a disk. When it is taken out of service its shards are reported as
+// missing, and again later, for records that were on their way.
+func (s *Store) watch(ctx context.Context, d *Disk) {
+	if !d.watch(ctx) {
+		return
+	}
+	ticker := time.NewTicker(lostDiskInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		s.CompareShards()
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
 }
 
 // Space returns the bytes free for new shards on this node, the reserve taken
-// off, and the bytes that the node offers in all. A disk that does not even tell
-// has none of either.
+// off, and the bytes that the node offers in all, of which the shards that the records
+// say are here take their part. Disks that are out of service, or do not even tell,
+// have none of either.
 func (s *Store) Space() (free, capacity uint64) {
-	free, capacity, err := s.disk.Space()
-	if err != nil {
-		s.log.Error().Err(err).Msg("disk does not tell its space")
-		return 0, 0
+	free, capacity = s.disks.space()
+	if s.cfg.CapacityBytes == 0 {
+		return free, capacity
 	}
-	return free, capacity
+	usage, err := s.catalog.ShardUsage()
+	if err != nil {
+		s.log.Error().Err(err).Msg("no record of what this node holds, offering nothing")
+		return 0, capacity
+	}
+	held := usage[s.cluster.Self()].GetBytes()
+	return min(free, capacity-min(capacity, held)), capacity
 }
+
+// Disks tells of every folder for shards, in no order.
+func (s *Store) Disks() []DiskStatus { return s.disks.status() }
 
 // DamagedShards returns how often this node has met a shard, on its own disk or on
 // another node, that was lost or was not what had been written.
@@ -152,7 +194,7 @@ func (s *Store) Close() error {
 	case <-timer.C:
 		err = errors.New("close blob store: not all transfers have ended, a disk or a client hangs")
 	}
-	return errors.Join(err, s.disk.Close())
+	return errors.Join(err, s.disks.close())
 }
 
 // begin announces a transfer. The context returned ends when ctx does, or when

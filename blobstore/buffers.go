@@ -28,6 +28,8 @@ type buffers struct {
 	idle        sync.Map // Size in bytes -> *sync.Pool of *[]byte.
 	// used is the bytes handed out, those outside of the budget included.
 	used atomic.Int64
+	// waiting is how many wait for the budget.
+	waiting atomic.Int64
 }
 
 func newBuffers(budgetBytes int64) *buffers {
@@ -39,7 +41,10 @@ func newBuffers(budgetBytes int64) *buffers {
 // the whole budget, so that it can be had at all. It fails only when ctx ends.
 func (b *buffers) acquire(ctx context.Context, bytes int) (*buffer, error) {
 	charge := b.charge(bytes)
-	if err := b.budget.Acquire(ctx, charge); err != nil {
+	b.waiting.Add(1)
+	err := b.budget.Acquire(ctx, charge)
+	b.waiting.Add(-1)
+	if err != nil {
 		return nil, fmt.Errorf("wait for buffer of %d bytes: %w", bytes, err)
 	}
 	return b.newBuffer(bytes, charge), nil

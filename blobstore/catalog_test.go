@@ -21,6 +21,7 @@ type records struct {
 	extents  map[string]*proto.Extent
 	replaced map[string][]*proto.Extent
 	settings proto.Settings
+	era      uint64
 }
 
 func newRecords() *records {
@@ -56,15 +57,51 @@ func (r *records) now(extents []*proto.Extent) (current []*proto.Extent) {
 	return current
 }
 
+// drop takes a node that was removed off the records.
+func (r *records) drop(node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.extents {
+		for number, holder := range e.GetHolders() {
+			if holder == node {
+				e.Holders[number] = ""
+			}
+		}
+	}
+}
+
 // LiveShards is Catalog's.
-func (r *records) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, error) {
+func (r *records) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	live := make([]bool, len(shards))
 	for i, shard := range shards {
 		live[i] = r.holder(shard.GetExtentId(), shard.GetShardNumber()) == shard.GetNodeId()
 	}
-	return live, nil
+	return live, r.era, nil
+}
+
+// Era is Catalog's.
+func (r *records) Era() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.era
+}
+
+// beginEra begins the next era.
+func (r *records) beginEra() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.era++
+}
+
+// record is put for an extent that a writer hands over, unless it comes too late.
+func (r *records) record(e *proto.Extent) error {
+	if r.Era()-e.GetEra() >= erasToGarbage {
+		return errors.New("extent is recorded too late")
+	}
+	r.put(e)
+	return nil
 }
 
 func (r *records) holder(id []byte, number uint32) string {

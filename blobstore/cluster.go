@@ -47,9 +47,13 @@ type Cluster interface {
 // every change is checked against the newest state when it is made.
 type Catalog interface {
 	// LiveShards tells for each shard whether the records say that it is on the node
-	// that the reference names. The answer is linearizable: whatever was recorded
-	// before the call is seen. An error says nothing about any of them.
-	LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error)
+	// that the reference names, and in which era they say so. The answer is
+	// linearizable: whatever was recorded before the call is seen. An error says
+	// nothing about any of them.
+	LiveShards(ctx context.Context, shards []*proto.ShardRef) (live []bool, era uint64, err error)
+	// Era returns the era as this node knows it. An extent of an era is not recorded
+	// any more when two others have begun.
+	Era() uint64
 
 	// CatchUp returns once the lists below have everything that was recorded before.
 	CatchUp(ctx context.Context) error

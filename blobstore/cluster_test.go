@@ -50,7 +50,7 @@ func testConfig() Config {
 	cfg.MaxExtentBytes = 100_000
 	cfg.BufferBytes = 4 << 20
 	// Long, since a busy machine is slow; tests of what is slow have shorter ones.
-	cfg.HedgeDelay = waitLimit
+	cfg.HedgeDelay, cfg.LateDelay = waitLimit, waitLimit
 	cfg.StallTimeout = waitLimit
 	cfg.ReserveBytes = 1
 	return cfg
@@ -79,6 +79,7 @@ type testNode struct {
 	down     bool // and has not for long
 	draining bool
 	full     bool             // and its disk refuses every write
+	stale    bool             // and the others do not know it yet
 	hung     chan struct{}    // if not nil, its disk's writes hang until it is closed
 	suspects map[string]error // by id, as this node sees them
 	conns    map[string]*grpc.ClientConn
@@ -120,11 +121,16 @@ func (c *testCluster) stop() {
 	}
 	for _, n := range c.nodes {
 		n.kill()
-		n.mu.Lock()
-		for _, conn := range n.conns {
-			_ = conn.Close()
-		}
-		n.mu.Unlock()
+		n.close()
+	}
+}
+
+// close closes the node's connections to others.
+func (n *testNode) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, conn := range n.conns {
+		_ = conn.Close()
 	}
 }
 
@@ -152,8 +158,8 @@ func (n *testNode) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.nodeWait = 200 * time.Millisecond
-	n.spoil(store.disk)
+	store.nodeWait, store.memoryWait = 200*time.Millisecond, waitLimit
+	n.spoil(store.disks.all[0])
 	address := n.address
 	if address == "" {
 		address = "127.0.0.1:0"
@@ -211,7 +217,7 @@ func (n *testNode) Nodes() []NodeInfo {
 	for _, other := range n.cluster.nodes {
 		other.mu.Lock()
 		info := NodeInfo{ID: other.id, Zone: other.zone, Healthy: !other.sick, Down: other.down, Draining: other.draining, FreeBytes: 1 << 40, CapacityBytes: 1 << 40}
-		if other.full && other != n { // Its own disk is asked when it writes.
+		if other.full && !other.stale && other != n { // Its own disk is asked when it writes.
 			info.FreeBytes = 0
 		}
 		other.mu.Unlock()

@@ -3,6 +3,7 @@ package blobstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -12,8 +13,10 @@ import (
 type Config struct {
 	// Dir is the folder for shards. It is made if need be, and belongs to one
 	// process at a time; the caller sees to that.
-	Dir    string
-	Logger zerolog.Logger
+	Dir string
+	// MoreDirs are further folders, each on a disk of its own that may fail alone.
+	MoreDirs []string
+	Logger   zerolog.Logger
 
 	// CellBytes is the size of a cell in new extents, in every stripe but the last.
 	// At most MaxCellBytes. Extents keep the size they were written with.
@@ -32,9 +35,13 @@ type Config struct {
 	// BufferBytes is the budget for stripes in memory, of all readers and writers
 	// together.
 	BufferBytes int64
-	// HedgeDelay is how long a read of a shard, or the last holder of an extent that
-	// is done elsewhere, may take before it is worked around.
+	// HedgeDelay is how long a read of a shard may take before it is worked around.
 	HedgeDelay time.Duration
+	// LateDelay is how long the last holders of an extent that is durable on the others
+	// may take before they are left behind, at least. An extent that is short of a shard
+	// can lose one node less until it is repaired, so that it covers what a sound disk
+	// under load may take for an fsync.
+	LateDelay time.Duration
 	// StallTimeout is how long a holder may make no progress in a write before it is given up.
 	StallTimeout time.Duration
 
@@ -44,12 +51,16 @@ type Config struct {
 	// to do than it can, giving up early would only make more to do.
 	ReadTimeout time.Duration
 
-	// CapacityBytes is how many bytes the node offers for shards: its weight in
-	// placement. 0 means the size of the file system.
+	// CapacityBytes is how many bytes the node offers for shards, in equal parts on
+	// its folders: its weight in placement. 0 means the size of the file systems.
 	CapacityBytes uint64
-	// ReserveBytes stays free on the file system, so that the Raft log can always be
+	// ReserveBytes stays free on each file system, so that the Raft log can always be
 	// written. 0 means 5 % of it, at most 4 GiB.
 	ReserveBytes uint64
+	// DiskProbeInterval is the time between two looks at whether a disk is there and
+	// keeps what is written. DiskGrace is how long it must have failed before it is
+	// taken out of service.
+	DiskProbeInterval, DiskGrace time.Duration
 	// MaxShardWriters bounds the shards being written on this node at once; one more
 	// is refused with ErrBusy. Each costs an open file and its checksums.
 	MaxShardWriters int
@@ -76,6 +87,10 @@ type Config struct {
 	// deleted. It must be far longer than it takes to record an extent that has
 	// become durable.
 	SweepGrace time.Duration
+
+	// WatchSteps is told of every step of writing and removing shards, from many
+	// goroutines; nil for nobody. Tests end the process there. No setting leads here.
+	WatchSteps func(Step)
 }
 
 const (
@@ -102,8 +117,11 @@ func DefaultConfig() Config {
 		Parity:              -1,
 		BufferBytes:         64 << 20,
 		HedgeDelay:          300 * time.Millisecond,
+		LateDelay:           2 * time.Second,
 		StallTimeout:        5 * time.Second,
 		ReadTimeout:         30 * time.Second,
+		DiskProbeInterval:   10 * time.Second,
+		DiskGrace:           time.Minute,
 		MaxShardWriters:     1024,
 		MaxShardReads:       32,
 		MaxOpenShards:       256,
@@ -126,6 +144,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	require(c.Dir != "", "Dir is empty")
+	require(!slices.Contains(c.MoreDirs, ""), "MoreDirs has an empty name")
+	require(!slices.Contains(c.MoreDirs, c.Dir) && !repeats(c.MoreDirs), "MoreDirs has a folder twice")
+	require(c.DiskProbeInterval > 0, "DiskProbeInterval %s is not positive", c.DiskProbeInterval)
+	require(c.DiskGrace > 0, "DiskGrace %s is not positive", c.DiskGrace)
 	require(c.CellBytes > 0 && c.CellBytes <= MaxCellBytes, "CellBytes %d is not 1 to %d", c.CellBytes, MaxCellBytes)
 	require(c.SmallBlobBytes >= 0 && c.SmallBlobBytes <= c.CellBytes, "SmallBlobBytes %d is not 0 to CellBytes", c.SmallBlobBytes)
 	require(c.MaxExtentBytes >= int64(c.CellBytes), "MaxExtentBytes %d is less than a cell", c.MaxExtentBytes)
@@ -134,6 +156,7 @@ func (c *Config) Validate() error {
 	require(c.Parity >= -1 && c.Parity <= MaxParityShards, "Parity %d is not -1 to %d", c.Parity, MaxParityShards)
 	require(c.BufferBytes > 0, "BufferBytes %d is not positive", c.BufferBytes)
 	require(c.HedgeDelay > 0, "HedgeDelay %s is not positive", c.HedgeDelay)
+	require(c.LateDelay > 0, "LateDelay %s is not positive", c.LateDelay)
 	require(c.StallTimeout > 0, "StallTimeout %s is not positive", c.StallTimeout)
 	require(c.ReadTimeout > 0, "ReadTimeout %s is not positive", c.ReadTimeout)
 	require(c.MaxShardWriters > 0, "MaxShardWriters %d is not positive", c.MaxShardWriters)
@@ -146,4 +169,8 @@ func (c *Config) Validate() error {
 	require(c.SweepInterval > 0, "SweepInterval %s is not positive", c.SweepInterval)
 	require(c.SweepGrace >= 0, "SweepGrace %s is negative", c.SweepGrace)
 	return errors.Join(faults...)
+}
+
+func repeats(names []string) bool {
+	return len(slices.Compact(slices.Sorted(slices.Values(names)))) < len(names)
 }

@@ -20,7 +20,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	if !errors.Is(err, ErrInvalid) {
 		t.Fatalf("got %v, want ErrInvalid", err)
 	}
-	for _, field := range []string{"Dir", "CellBytes", "MaxDataShards", "BufferBytes", "HedgeDelay", "StallTimeout", "ReadTimeout", "MaxShardWriters", "MaxShardReads", "MaxOpenShards", "SweepInterval"} {
+	for _, field := range []string{"Dir", "CellBytes", "MaxDataShards", "BufferBytes", "HedgeDelay", "LateDelay", "StallTimeout", "ReadTimeout", "MaxShardWriters", "MaxShardReads", "MaxOpenShards", "SweepInterval"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not among the faults:\n%v", field, err)
 		}

@@ -28,6 +28,10 @@ const (
 	diskRest = 30 * time.Second
 	// maxAutoReserveBytes bounds the reserve that is computed from the disk's size.
 	maxAutoReserveBytes = 4 << 30
+	// endRoomBytes is what is kept, beside the reserve, for shards that were begun
+	// while there was more: a node whose disk is nearly full says that it is full, so
+	// that uploads are not placed on it only to break in the middle.
+	endRoomBytes = 16 << 20
 )
 
 // Disk is the folder with this node's shards. Safe for concurrent use.
@@ -38,8 +42,9 @@ type Disk struct {
 	reserveBytes  uint64 // 0: computed from the file system's size.
 	calls         fileCalls
 	handles       *openShards
-	// writeBehind is writeBehindBytes, less in tests.
+	// writeBehind is writeBehindBytes, and endRoom endRoomBytes; less in tests.
 	writeBehind int64
+	endRoom     uint64
 	// names is held while a shard's name is given to a file or taken away, so that
 	// what was decided on one file does not hit another.
 	names sync.Mutex
@@ -50,17 +55,27 @@ type Disk struct {
 	opened time.Time
 	failed atomic.Int64
 	closed atomic.Bool
+	// claim tells the disk from every other. It does not change once the disk is in
+	// use.
+	claim diskClaim
+	// retirement is why the disk was taken out of service; nil if it was not.
+	retirement atomic.Pointer[error]
+	// probeInterval and grace are Config.DiskProbeInterval and Config.DiskGrace.
+	probeInterval, grace time.Duration
 }
 
-// fileCalls are the calls on which durability and space depend. Tests put faults
-// in their place.
+// fileCalls are the calls on which durability and space depend, and what is found to
+// be there. Tests put faults in their place.
 type fileCalls struct {
+	create    func(dir, pattern string) (*os.File, error)
 	write     func(f *os.File, pieces [][]byte) error
 	writeback func(f *os.File, offset, length int64, settle bool) error
 	sync      func(f *os.File) error
 	rename    func(from, to string) error
 	syncDir   func(dir string) error
+	remove    func(path string) error
 	space     func(dir string) (free, total uint64, err error)
+	openDir   func(dir string) (*os.File, error)
 }
 
 // OpenDisk opens the folder Config.Dir, makes it if need be, and drops what
@@ -76,13 +91,17 @@ func OpenDisk(cfg Config) (*Disk, error) {
 		capacityBytes: cfg.CapacityBytes,
 		reserveBytes:  cfg.ReserveBytes,
 		calls: fileCalls{
-			write: writeVector, writeback: startWriteback, sync: (*os.File).Sync,
-			rename: os.Rename, syncDir: syncDir, space: fileSystemSpace,
-		},
+			create: os.CreateTemp, write: writeVector, writeback: startWriteback, sync: (*os.File).Sync,
+			rename: os.Rename, syncDir: syncDir, remove: os.Remove, space: fileSystemSpace, openDir: os.Open,
+		}.watched(cfg.WatchSteps),
 		handles:     newOpenShards(cfg.MaxOpenShards),
 		writeBehind: writeBehindBytes,
+		endRoom:     endRoomBytes,
 		writers:     make(chan struct{}, cfg.MaxShardWriters),
 		opened:      time.Now(),
+
+		probeInterval: cfg.DiskProbeInterval,
+		grace:         cfg.DiskGrace,
 	}
 	if err := d.makeFolders(); err != nil {
 		return nil, fmt.Errorf("open shard folder %s: %w: %w", d.dir, ErrDisk, err)
@@ -134,7 +153,7 @@ func (d *Disk) dropUnfinished() error {
 		return err
 	}
 	for _, entry := range left {
-		if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil {
+		if err := d.calls.remove(filepath.Join(dir, entry.Name())); err != nil {
 			return err
 		}
 	}
@@ -151,7 +170,11 @@ func (d *Disk) Has(extentID []byte, shardNumber uint32) bool {
 	if err != nil {
 		return false
 	}
-	_, err = os.Lstat(d.path(id))
+	return d.has(id)
+}
+
+func (d *Disk) has(id shardID) bool {
+	_, err := os.Lstat(d.path(id))
 	return err == nil
 }
 
@@ -179,6 +202,14 @@ func (d *Disk) name(file string, id shardID) error {
 	return d.calls.rename(file, d.path(id))
 }
 
+// syncName makes the name of a shard durable. It fails with ErrDisk.
+func (d *Disk) syncName(id shardID) error {
+	if err := d.calls.syncDir(filepath.Dir(d.path(id))); err != nil {
+		return fmt.Errorf("make name of shard %s durable: %w", id, d.fault(err))
+	}
+	return nil
+}
+
 // fileIdentity tells a shard's file from a later one of the same name.
 type fileIdentity struct {
 	inode    uint64
@@ -201,6 +232,22 @@ func (d *Disk) identify(id shardID) (fileIdentity, error) {
 	return identity, nil
 }
 
+// renew gives a shard's file another identity, as if it had just been written. It
+// fails with ErrShardUnknown and ErrDisk.
+func (d *Disk) renew(id shardID) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	before, err := d.identify(id)
+	if err != nil {
+		return err
+	}
+	modified := time.Unix(0, max(time.Now().UnixNano(), before.modified+1))
+	if err := os.Chtimes(d.path(id), time.Time{}, modified); err != nil {
+		return fmt.Errorf("renew shard %s: %w: %w", id, ErrDisk, err)
+	}
+	return nil
+}
+
 // removeFile deletes a shard if it still is this file. It fails with
 // ErrShardUnknown, also if another file has taken its place, and with ErrDisk.
 func (d *Disk) removeFile(id shardID, file fileIdentity) error {
@@ -218,7 +265,7 @@ func (d *Disk) removeFile(id shardID, file fileIdentity) error {
 
 // removeNamed is remove; names is held.
 func (d *Disk) removeNamed(id shardID) error {
-	err := os.Remove(d.path(id))
+	err := d.calls.remove(d.path(id))
 	d.handles.forget(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -231,11 +278,12 @@ func (d *Disk) removeNamed(id shardID) error {
 
 // list hands the shards of one folder over, a page at a time and in no order. A
 // shard that comes or goes meanwhile may be among them or not. The page is only
-// valid during the call; an error that page returns ends the list.
+// valid during the call; an error that page returns ends the list. It fails with
+// ErrDisk, and with ErrBusy if the process has too many files open.
 func (d *Disk) list(folder byte, page func([]shardID) error) error {
-	dir, err := os.Open(filepath.Join(d.dir, folderName(folder)))
+	dir, err := d.calls.openDir(filepath.Join(d.dir, folderName(folder)))
 	if err != nil {
-		return fmt.Errorf("list shards: %w: %w", ErrDisk, err)
+		return fmt.Errorf("list shards: %w", readFault(err))
 	}
 	defer dir.Close()
 	ids := make([]shardID, 0, listPageShards)
@@ -245,7 +293,7 @@ func (d *Disk) list(folder byte, page func([]shardID) error) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("list shards: %w: %w", ErrDisk, err)
+			return fmt.Errorf("list shards: %w", readFault(err))
 		}
 		ids = ids[:0]
 		for _, name := range names {
@@ -261,8 +309,8 @@ func (d *Disk) list(folder byte, page func([]shardID) error) error {
 	}
 }
 
-// Space returns the bytes free for new shards, the reserve taken off, and the
-// bytes that the node offers in all. While the disk rests after an error, none
+// Space returns the bytes free for new shards, the reserve and endRoomBytes taken
+// off, and the bytes that the node offers in all. While the disk rests after an error, none
 // are free. It fails with ErrDisk.
 func (d *Disk) Space() (free, capacity uint64, err error) {
 	free, total, reserve, err := d.room()
@@ -276,7 +324,7 @@ func (d *Disk) Space() (free, capacity uint64, err error) {
 	if d.resting() {
 		free = 0
 	}
-	return min(free, capacity), capacity, nil
+	return min(free-min(free, d.endRoom), capacity), capacity, nil
 }
 
 // requireSpace fails with ErrNoSpace when so many bytes more would touch the
@@ -318,15 +366,27 @@ func (d *Disk) Close() error {
 // fault gives an error of a write its identity, and lets the disk rest if it is
 // the disk's.
 func (d *Disk) fault(err error) error {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+	}
+	err = readFault(err)
+	if errors.Is(err, ErrDisk) {
+		d.rest()
+	}
+	return err
+}
+
+// readFault gives an error of a read its identity: ErrBusy for what the process lacks,
+// which says nothing of the disk, and ErrDisk for all else.
+func readFault(err error) error {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
-	d.failed.Store(max(1, int64(time.Since(d.opened))))
 	return fmt.Errorf("%w: %w", ErrDisk, err)
 }
+
+// rest has the disk take no new shards for diskRest.
+func (d *Disk) rest() { d.failed.Store(max(1, int64(time.Since(d.opened)))) }
 
 func (d *Disk) resting() bool {
 	failed := time.Duration(d.failed.Load())

@@ -126,15 +126,16 @@ func diskFiles(t testing.TB, d *Disk) (shards, unfinished []string) {
 func TestDiskSpace(t *testing.T) {
 	const gib = 1 << 30
 	tests := []struct {
-		name                       string
-		free, total                uint64
-		reserve, capacity          uint64
-		wantFree, wantCapacityWant uint64
+		name                   string
+		free, total            uint64
+		reserve, capacity      uint64
+		wantFree, wantCapacity uint64
 	}{
-		{"five percent", 10 * gib, 20 * gib, 0, 0, 9 * gib, 19 * gib},
-		{"five percent, but no more than 4 GiB", 1000 * gib, 1000 * gib, 0, 0, 996 * gib, 996 * gib},
-		{"set", 10 * gib, 20 * gib, 2 * gib, 0, 8 * gib, 18 * gib},
+		{"five percent", 10 * gib, 20 * gib, 0, 0, 9*gib - endRoomBytes, 19 * gib},
+		{"five percent, but no more than 4 GiB", 1000 * gib, 1000 * gib, 0, 0, 996*gib - endRoomBytes, 996 * gib},
+		{"set", 10 * gib, 20 * gib, 2 * gib, 0, 8*gib - endRoomBytes, 18 * gib},
 		{"more than there is", 1 * gib, 1 * gib, 2 * gib, 0, 0, 0},
+		{"enough only for shards already begun", 2*gib + endRoomBytes, 20 * gib, 2 * gib, 0, 0, 18 * gib},
 		{"capacity set", 10 * gib, 20 * gib, 2 * gib, 5 * gib, 5 * gib, 5 * gib},
 	}
 	for _, test := range tests {
@@ -144,7 +145,7 @@ func TestDiskSpace(t *testing.T) {
 			d := openTestDisk(t, cfg)
 			d.calls.space = func(string) (uint64, uint64, error) { return test.free, test.total, nil }
 			free, capacity, err := d.Space()
-			if err != nil || free != test.wantFree || capacity != test.wantCapacityWant {
+			if err != nil || free != test.wantFree || capacity != test.wantCapacity {
 				t.Errorf("got %d of %d, %v", free, capacity, err)
 			}
 		})
@@ -247,5 +248,17 @@ func TestDiskLists(t *testing.T) {
 	fault := errors.New("stop")
 	if err := d.list(0, func([]shardID) error { return fault }); !errors.Is(err, fault) {
 		t.Errorf("got %v, want the page's own error", err)
+	}
+}
+
+// TestCapacityIsABound: what a node holds is taken off what it offers.
+func TestCapacityIsABound(t *testing.T) {
+	c := startCluster(t, 1, func(cfg *Config) { cfg.CapacityBytes = 100_000 })
+	n := c.nodes[0]
+	for i, want := range []uint64{100_000, 40_000, 0} {
+		if free, capacity := n.store.Space(); free != want || capacity != 100_000 {
+			t.Errorf("with %d bytes in it, %d of %d bytes are free", i*60_000, free, capacity)
+		}
+		n.push(60_000, uint64(i))
 	}
 }

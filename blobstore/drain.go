@@ -19,7 +19,7 @@ func (s *Store) CheckDrain(ctx context.Context, nodeID string) error {
 	}
 	// Pushes need as many nodes as the smallest layout has shards, even if there is
 	// nothing to move.
-	if _, err := v.layoutNow(1); err != nil {
+	if _, err := v.layoutNow(layout{size: 1}); err != nil {
 		return err
 	}
 	var after []byte
@@ -46,7 +46,7 @@ func (s *Store) CheckDrain(ctx context.Context, nodeID string) error {
 // book plans what an extent needs and takes the room for it off the nodes. What is
 // stored anew frees what it takes the place of, if only after the sweep.
 func (v *survey) book(extent *proto.Extent) error {
-	what, todo, why := v.plan(extent)
+	what, todo, why := v.plan(extent, failure{})
 	switch what {
 	case needNode:
 		return why
@@ -57,7 +57,7 @@ func (v *survey) book(extent *proto.Extent) error {
 		if err != nil {
 			return err
 		}
-		fresh, err := v.layoutNow(l.size)
+		fresh, err := v.layoutNow(l)
 		if err != nil {
 			return err
 		}

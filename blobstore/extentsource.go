@@ -31,6 +31,9 @@ type extentSource struct {
 	id      []byte
 	layout  layout
 	holders []string
+	// hasty says that holders that are away are not waited for: the reader itself is
+	// tried again.
+	hasty bool
 
 	mu    sync.Mutex // guards what follows
 	trust []trust
@@ -120,14 +123,13 @@ func (s *Store) noteFailure(source *extentSource, number int, err error) {
 	source.distrust(number)
 	node := source.holders[number]
 	switch {
-	case errors.Is(err, ErrChecksum), errors.Is(err, ErrShardUnknown):
+	case errors.Is(err, ErrChecksum), errors.Is(err, ErrShardUnknown), errors.Is(err, ErrDisk):
+		// A disk's error is about this one file, as far as can be known: the node is well,
+		// and looks after its disks itself.
 		s.damaged.Add(1)
 		s.reports.add(source.id, number, node)
 		s.log.Warn().Err(err).Hex("extent", source.id).Int("shard", number).Str("peer", node).Msg("shard is damaged")
 	case isNodeFault(err):
-		if errors.Is(err, ErrDisk) { // perhaps of this one file
-			s.reports.add(source.id, number, node)
-		}
 		s.suspect(node, err)
 	}
 }

@@ -21,8 +21,13 @@ type extentPlan struct {
 	key string
 	// small extents are mirrored.
 	small bool
-	// avoid are nodes that just failed.
-	avoid []string
+	// parity is how many parity shards the extent had that this one replaces; 0 if it
+	// replaces none.
+	parity int
+	// patient writers wait for every holder that makes progress: nobody waits for them.
+	patient bool
+	// avoid are nodes that just failed, full those that had no room for it.
+	avoid, full []string
 }
 
 // extentWriter takes stripes to the holders of one extent.
@@ -31,6 +36,9 @@ type extentWriter struct {
 	id      []byte
 	layout  layout // its size grows with every stripe
 	holders []*holder
+	patient bool
+	// plannedFull are the nodes that were known to have no room.
+	plannedFull []string
 	// changed gets a value for each holder that is settled.
 	changed chan struct{}
 	cancel  context.CancelFunc
@@ -42,14 +50,15 @@ type extentWriter struct {
 // few nodes are waited for (Store.nodeWait). It fails with ErrInsufficientNodes,
 // ErrNoSpace, or what the last node answered.
 func (s *Store) openExtent(ctx context.Context, plan extentPlan) (*extentWriter, error) {
-	avoid := slices.Clone(plan.avoid)
+	plan.avoid = slices.Clone(plan.avoid)
 	var refused error
 	for attempt := 1; attempt <= maxOpenAttempts; attempt++ {
-		l, nodes, err := s.planExtent(ctx, plan, avoid)
+		l, nodes, err := s.planExtent(ctx, plan)
 		if err != nil {
 			return nil, errors.Join(err, refused)
 		}
 		w := s.newExtentWriter(ctx, l, nodes)
+		w.patient, w.plannedFull = plan.patient, plan.full
 		if err := w.waitOpen(ctx); err != nil {
 			w.drop()
 			return nil, err
@@ -60,19 +69,20 @@ func (s *Store) openExtent(ctx context.Context, plan extentPlan) (*extentWriter,
 		}
 		refused = w.holderErrors()
 		w.drop()
-		avoid = append(avoid, failed...)
+		plan.avoid, plan.full = append(plan.avoid, failed...), w.full()
 	}
 	return nil, fmt.Errorf("open extent: no placement of %d worked: %w", maxOpenAttempts, refused)
 }
 
 // planExtent chooses layout and nodes. While too few nodes are healthy it waits,
-// and then takes those to be avoided as well: they may be back.
-func (s *Store) planExtent(ctx context.Context, plan extentPlan, avoid []string) (layout, []string, error) {
+// and then takes those to be avoided as well: they may be back. Those without room
+// it leaves out to the end, since waiting gives them none.
+func (s *Store) planExtent(ctx context.Context, plan extentPlan) (layout, []string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.nodeWait)
 	defer cancel()
 	for {
-		nodes := s.nodesWithout(avoid)
-		chosen, err := chooseLayout(nodes, plan.small, s.cfg)
+		nodes := s.nodesWithout(plan)
+		chosen, err := chooseLayout(nodes, plan.small, plan.parity, s.cfg)
 		if err == nil {
 			l := layout{data: int(chosen.GetDataShards()), parity: int(chosen.GetParityShards()), cell: int(chosen.GetCellBytes())}
 			if !plan.small {
@@ -84,7 +94,7 @@ func (s *Store) planExtent(ctx context.Context, plan extentPlan, avoid []string)
 		if !errors.Is(err, ErrInsufficientNodes) {
 			return layout{}, nil, err
 		}
-		avoid = nil
+		plan.avoid = nil
 		select {
 		case <-ctx.Done():
 			return layout{}, nil, errors.Join(err, context.Cause(ctx))
@@ -96,12 +106,14 @@ func (s *Store) planExtent(ctx context.Context, plan extentPlan, avoid []string)
 // nodePoll is how often the nodes are looked at while too few are healthy.
 const nodePoll = 100 * time.Millisecond
 
-// nodesWithout returns the nodes, those to be avoided as unhealthy ones: they
-// still count for the redundancy.
-func (s *Store) nodesWithout(avoid []string) []NodeInfo {
+// nodesWithout returns the nodes, those to be avoided as unhealthy ones and those
+// without room as full: they still count for the redundancy.
+func (s *Store) nodesWithout(plan extentPlan) []NodeInfo {
 	nodes := s.cluster.Nodes()
 	for i := range nodes {
-		if slices.Contains(avoid, nodes[i].ID) {
+		if slices.Contains(plan.full, nodes[i].ID) {
+			nodes[i].FreeBytes = 0
+		} else if slices.Contains(plan.avoid, nodes[i].ID) {
 			nodes[i].Healthy = false
 		}
 	}
@@ -196,6 +208,18 @@ func (w *extentWriter) failed() []string {
 	return nodes
 }
 
+// full returns the nodes that are known to have no room, those of holders that
+// found none included.
+func (w *extentWriter) full() []string {
+	nodes := slices.Clone(w.plannedFull)
+	for _, h := range w.holders {
+		if h.isSettled() && errors.Is(h.err, ErrNoSpace) {
+			nodes = append(nodes, h.node)
+		}
+	}
+	return nodes
+}
+
 func (w *extentWriter) holderErrors() error {
 	var errs []error
 	for _, h := range w.holders {
@@ -212,9 +236,10 @@ func (l layout) safeShards() int { return l.data + min(1, l.parity) }
 
 // finish ends the extent and returns it with those holders whose shard is
 // durable. Once enough are, the others get as much time again as these took, and
-// at least Config.HedgeDelay. It fails with ErrTooFewShards when the extent can't
+// at least Config.LateDelay, unless the writer is patient. It fails with ErrTooFewShards when the extent can't
 // be read.
 func (w *extentWriter) finish(ctx context.Context) (extent *proto.Extent, durable int, err error) {
+	era := w.store.catalog.Era() // before any shard gets its name, so that the sweep sees it in no earlier one
 	w.end(false)
 	defer w.cancel()
 	began := time.Now()
@@ -229,8 +254,8 @@ func (w *extentWriter) finish(ctx context.Context) (extent *proto.Extent, durabl
 		case <-ctx.Done():
 			return nil, 0, fmt.Errorf("finish extent: %w", context.Cause(ctx))
 		}
-		if late == nil && w.durable() >= w.layout.safeShards() {
-			timer := time.NewTimer(max(w.store.cfg.HedgeDelay, time.Since(began)))
+		if late == nil && !w.patient && w.durable() >= w.layout.safeShards() {
+			timer := time.NewTimer(max(w.store.cfg.LateDelay, time.Since(began)))
 			defer timer.Stop()
 			late = timer.C
 		}
@@ -239,7 +264,7 @@ func (w *extentWriter) finish(ctx context.Context) (extent *proto.Extent, durabl
 	if durable = w.durable(); durable < w.layout.data {
 		return nil, durable, fmt.Errorf("finish extent: %d of %d shards are durable: %w: %w", durable, len(w.holders), ErrTooFewShards, w.holderErrors())
 	}
-	extent = &proto.Extent{Id: w.id, Size: w.layout.size, Layout: w.holders[0].header.GetLayout()}
+	extent = &proto.Extent{Id: w.id, Size: w.layout.size, Layout: w.holders[0].header.GetLayout(), Era: era}
 	for _, h := range w.holders {
 		if h.err != nil {
 			extent.Holders = append(extent.Holders, "")

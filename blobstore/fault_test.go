@@ -159,7 +159,7 @@ func (c *testCluster) damage(e *proto.Extent, number int, random *rand.Rand) {
 		return
 	}
 	path := c.shardPath(e, number)
-	c.node(e.GetHolders()[number]).store.disk.handles.forgetAll()
+	c.node(e.GetHolders()[number]).store.disks.all[0].handles.forgetAll()
 	var err error
 	switch random.IntN(4) {
 	case 0:

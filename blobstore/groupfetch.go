@@ -163,7 +163,11 @@ func (f *groupFetch) askAgain(ctx context.Context, began time.Time) error {
 			}
 		}
 	}
-	if f.count(fetchGood)+len(away) < f.source.layout.data || time.Since(began) > reconnectWait {
+	wait := f.store.reconnectWait
+	if f.source.hasty {
+		wait = 0
+	}
+	if f.count(fetchGood)+len(away) < f.source.layout.data || time.Since(began) > wait {
 		return fmt.Errorf("%d of %d shards: %w: %w", f.count(fetchGood), f.source.layout.data, ErrTooFewShards, errors.Join(errs...))
 	}
 	select {

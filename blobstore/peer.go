@@ -36,13 +36,13 @@ type shardSink interface {
 // openSink begins a shard on a node, and returns when the node has taken it on.
 func (s *Store) openSink(ctx context.Context, node string, header *proto.ShardHeader) (shardSink, error) {
 	if node == s.cluster.Self() {
-		writer, err := s.disk.Create(header)
+		writer, err := s.disks.create(header)
 		if err != nil {
 			return nil, err
 		}
 		return &diskSink{writer: writer}, nil
 	}
-	conn, err := s.cluster.Conn(node)
+	conn, err := s.connTo(node)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (s *Store) readRun(ctx context.Context, node string, run shardRun, buf []by
 }
 
 func (s *Store) readDisk(_ context.Context, _ string, run shardRun, buf []byte) ([]uint32, error) {
-	checksums, data, err := s.disk.ReadCells(run.request(), buf)
+	checksums, data, err := s.disks.ReadCells(run.request(), buf)
 	if err == nil && len(data) != len(buf) {
 		err = fmt.Errorf("%d bytes instead of %d: %w", len(data), len(buf), ErrChecksum)
 	}
@@ -170,7 +170,7 @@ func (s *Store) readDisk(_ context.Context, _ string, run shardRun, buf []byte) 
 }
 
 func (s *Store) readPeer(ctx context.Context, node string, run shardRun, buf []byte) ([]uint32, error) {
-	conn, err := s.cluster.Conn(node)
+	conn, err := s.connTo(node)
 	if err != nil {
 		return nil, err
 	}

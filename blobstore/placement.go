@@ -91,19 +91,26 @@ func holds(nodeID string, extents []*proto.Extent) bool {
 	return slices.ContainsFunc(extents, func(e *proto.Extent) bool { return slices.Contains(e.GetHolders(), nodeID) })
 }
 
-// checkNodes says whether so many nodes take shards, and if not, why.
+// checkNodes says whether so many nodes take shards, and if not, why. Room is all
+// that is missing only if no node that has some may come back.
 func checkNodes(nodes []NodeInfo, wanted int) error {
-	healthy, roomy := 0, 0
+	healthy, roomy, away := 0, 0, 0
 	for _, n := range nodes {
-		if n.Healthy && !n.Draining {
+		switch {
+		case n.Draining:
+		case takesShards(n):
+			healthy, roomy = healthy+1, roomy+1
+		case n.Healthy:
 			healthy++
-		}
-		if takesShards(n) {
-			roomy++
+		case !n.Down && n.FreeBytes > 0:
+			away++
 		}
 	}
 	if healthy < wanted {
 		return fmt.Errorf("%d of %d nodes are healthy, %d are needed: %w", healthy, len(nodes), wanted, ErrInsufficientNodes)
+	}
+	if roomy < wanted && roomy+away >= wanted {
+		return fmt.Errorf("%d of %d nodes have room and are healthy, %d are needed: %w", roomy, len(nodes), wanted, ErrInsufficientNodes)
 	}
 	if roomy < wanted {
 		return fmt.Errorf("%d of %d nodes have room, %d are needed: %w", roomy, len(nodes), wanted, ErrNoSpace)
@@ -115,21 +122,28 @@ func checkNodes(nodes []NodeInfo, wanted int) error {
 // the cluster has, so that a node that is down lowers k and never the redundancy;
 // k is as many data shards as the nodes left can take. A small blob is mirrored.
 //
+// An extent that is stored again had parity before, and keeps it as long as that
+// does not take whole copies: while a dead node is removed and its successor is not
+// there yet, the cluster is smaller, and no blob is to suffer from that.
+//
 // It fails with ErrInsufficientNodes, or with ErrNoSpace if room is all that is
 // missing.
-func chooseLayout(nodes []NodeInfo, small bool, cfg Config) (*proto.Layout, error) {
+func chooseLayout(nodes []NodeInfo, small bool, parity int, cfg Config) (*proto.Layout, error) {
 	m := parityShards(len(nodes), cfg.Parity)
 	if err := checkNodes(nodes, m+1); err != nil {
 		return nil, fmt.Errorf("choose layout: %w", err)
 	}
-	k := 1
-	if !small {
-		takers := 0
-		for _, n := range nodes {
-			if takesShards(n) {
-				takers++
-			}
+	takers := 0
+	for _, n := range nodes {
+		if takesShards(n) {
+			takers++
 		}
+	}
+	k := 1
+	if small {
+		m = max(m, min(parity, takers-1))
+	} else {
+		m = max(m, min(parity, takers-2))
 		k = min(cfg.MaxDataShards, takers-m)
 	}
 	return &proto.Layout{DataShards: uint32(k), ParityShards: uint32(m), CellBytes: uint32(cfg.CellBytes)}, nil

@@ -45,6 +45,10 @@ func TestPlaceSaysWhatIsMissing(t *testing.T) {
 	full[2].FreeBytes = 0
 	sick := testNodes(3)
 	sick[2].Healthy = false
+	fullAndSick := testNodes(4)
+	fullAndSick[2].FreeBytes, fullAndSick[3].Healthy = 0, false
+	fullAndDown := slices.Clone(fullAndSick)
+	fullAndDown[3].Down = true
 	tests := []struct {
 		name  string
 		nodes []NodeInfo
@@ -53,6 +57,8 @@ func TestPlaceSaysWhatIsMissing(t *testing.T) {
 		{"none", nil, ErrInsufficientNodes},
 		{"two of three healthy", sick, ErrInsufficientNodes},
 		{"two of three with room", full, ErrNoSpace},
+		{"the third with room may come back", fullAndSick, ErrInsufficientNodes},
+		{"the third with room is down", fullAndDown, ErrNoSpace},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -155,6 +161,7 @@ func TestChooseLayout(t *testing.T) {
 		full         int
 		small        bool
 		parity       int // As configured.
+		had          int // Parity shards of the extent that is stored again.
 		wantK, wantM uint32
 		want         error
 	}{
@@ -176,6 +183,12 @@ func TestChooseLayout(t *testing.T) {
 		{name: "more parity wanted", nodes: 9, parity: 4, wantK: 5, wantM: 4},
 		{name: "more parity wanted than there are nodes", nodes: 3, parity: 3, want: ErrInsufficientNodes},
 		{name: "none", nodes: 0, parity: -1, want: ErrInsufficientNodes},
+		{name: "stored again, in a smaller cluster", nodes: 4, had: 2, parity: -1, wantK: 2, wantM: 2},
+		{name: "stored again, where only copies would do", nodes: 3, had: 2, parity: -1, wantK: 2, wantM: 1},
+		{name: "stored again, where one is down", nodes: 4, down: 1, had: 2, parity: -1, wantK: 2, wantM: 1},
+		{name: "small, stored again", nodes: 3, small: true, had: 2, parity: -1, wantK: 1, wantM: 2},
+		{name: "small, stored again, where two are left", nodes: 3, down: 1, small: true, had: 2, parity: -1, wantK: 1, wantM: 1},
+		{name: "stored again, in a larger cluster", nodes: 5, had: 1, parity: -1, wantK: 3, wantM: 2},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -188,7 +201,7 @@ func TestChooseLayout(t *testing.T) {
 			}
 			cfg := DefaultConfig()
 			cfg.Parity = test.parity
-			l, err := chooseLayout(nodes, test.small, cfg)
+			l, err := chooseLayout(nodes, test.small, test.had, cfg)
 			if !errors.Is(err, test.want) {
 				t.Fatalf("got error %v, want %v", err, test.want)
 			}

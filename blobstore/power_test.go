@@ -243,3 +243,24 @@ func TestFullDiskWithoutReserve(t *testing.T) {
 		t.Errorf("left behind: %v %v", shards, unfinished)
 	}
 }
+
+// TestNoInodesNoRoom: a file system without room for more files has no room.
+func TestNoInodesNoRoom(t *testing.T) {
+	if os.Getuid() != 0 {
+		skipf(t, "mounting takes root")
+	}
+	mount := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=64m,nr_inodes=%d", reservedInodes+100), "tmpfs", mount).CombinedOutput(); err != nil {
+		skipf(t, "mount: %v: %s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", mount).Run() })
+	for i := range 100 {
+		free, _, err := fileSystemSpace(mount)
+		if err != nil || (free == 0) != (i >= 99) {
+			t.Fatalf("with %d files %d bytes are free: %v", i, free, err)
+		}
+		if err := os.WriteFile(filepath.Join(mount, fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

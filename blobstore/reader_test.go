@@ -58,7 +58,7 @@ func TestReadAnyErasures(t *testing.T) {
 // remove deletes a shard's file, if it is there still.
 func (c *testCluster) remove(e *proto.Extent, number int) {
 	c.t.Helper()
-	c.holderOf(e, number).store.disk.handles.forgetAll()
+	c.holderOf(e, number).store.disks.all[0].handles.forgetAll()
 	if err := os.Remove(c.shardPath(e, number)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		c.t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestReadOnlyNeededCells(t *testing.T) {
 		if err := os.WriteFile(path, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c.holderOf(e, number).store.disk.handles.forgetAll()
+		c.holderOf(e, number).store.disks.all[0].handles.forgetAll()
 	}
 	start := 2*2*cell + cell
 	for _, span := range [][2]int{{start, cell}, {start + 7, 1}, {start + cell - 1, 1}} {
@@ -123,7 +123,7 @@ func TestReadHolderFails(t *testing.T) {
 		"killed":  func(n *testNode) { n.cut() },
 		"stalled": func(n *testNode) { n.freeze() },
 		"wiped": func(n *testNode) {
-			n.store.disk.handles.forgetAll()
+			n.store.disks.all[0].handles.forgetAll()
 			files, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "??", "*.?"))
 			for _, file := range files {
 				_ = os.Remove(file)
@@ -464,5 +464,33 @@ func TestCutSpan(t *testing.T) {
 			offset += uint64(s.bytes)
 			length -= uint64(s.bytes)
 		}
+	}
+}
+
+// TestUnreadableFileIsTheShardsFault: one file that can't be read is repaired, and its
+// node stays in use for all else.
+func TestUnreadableFileIsTheShardsFault(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	n := c.nodes[0]
+	b := n.push(90_000, 1)
+	e := b.extents[0]
+	number := 0
+	if c.holderOf(e, number) == n {
+		number = 1
+	}
+	holder, path := c.holderOf(e, number), c.shardPath(e, number)
+	holder.store.disks.all[0].handles.forgetAll()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, path); err != nil { // To open it is ELOOP: ErrDisk, as EIO is.
+		t.Fatal(err)
+	}
+	eventually(t, waitLimit, "the shard was asked for", func() bool {
+		n.checkPull(b)
+		return n.store.DamagedShards() > 0
+	})
+	if n.suspected(holder.id) {
+		t.Errorf("%s is suspected for one file", holder.id)
 	}
 }

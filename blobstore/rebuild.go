@@ -3,6 +3,8 @@ package blobstore
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -13,8 +15,74 @@ import (
 // place of what there was. Recording that is the caller's business.
 //
 // It fails with ErrTooFewShards when the shard can't be had now, with
-// ErrNoSpace, ErrDisk and ErrInvalid.
+// ErrNoSpace, ErrDisk and ErrInvalid. A disk that hangs is left behind, and takes no
+// shards for a while.
 func (s *Store) rebuildShard(ctx context.Context, extent *proto.Extent, number int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &rebuild{store: s, stalled: make(chan struct{}), disks: s.disks.serving()}
+	r.watch.init(r.stall)
+	done := make(chan error, 1)
+	s.goWork(func() { // Ends with ctx, or when the disk answers.
+		defer r.watch.disarm()
+		done <- r.run(ctx, extent, number)
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-r.stalled:
+		return fmt.Errorf("rebuild shard %d of extent %x: %w: %w", number, extent.GetId(), ErrDisk, errStalled)
+	}
+}
+
+// rebuild is the rebuilding of one shard on a disk that may hang.
+type rebuild struct {
+	store *Store
+	watch watchdog
+	once  sync.Once
+	// stalled is closed when the disk hangs.
+	stalled chan struct{}
+
+	mu sync.Mutex // guards disks
+	// disks are those that may be to blame: all, until it is known which takes the shard.
+	disks []*Disk
+}
+
+// stall is called when a step takes too long.
+func (r *rebuild) stall([]*cell) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.disks {
+		d.rest()
+	}
+	r.once.Do(func() { close(r.stalled) })
+}
+
+// within carries out a step that takes so long at most, unless the disk hangs.
+func (r *rebuild) within(limit time.Duration, step func() error) error {
+	r.watch.arm(limit, nil)
+	defer r.watch.disarm()
+	return step()
+}
+
+// create begins the shard.
+func (r *rebuild) create(header *proto.ShardHeader) (w *ShardWriter, err error) {
+	err = r.within(r.store.cfg.StallTimeout, func() error {
+		w, err = r.store.disks.create(header)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.disks = []*Disk{w.disk}
+	return w, nil
+}
+
+// run is rebuildShard without regard to disks that hang.
+func (r *rebuild) run(ctx context.Context, extent *proto.Extent, number int) error {
+	s, stall := r.store, r.store.cfg.StallTimeout
 	l, err := extentLayout(extent)
 	if err != nil {
 		return err
@@ -22,14 +90,16 @@ func (s *Store) rebuildShard(ctx context.Context, extent *proto.Extent, number i
 	if number >= l.shards() {
 		return fmt.Errorf("extent %x has no shard %d: %w", extent.GetId(), number, ErrInvalid)
 	}
-	if s.checkShard(ctx, extent.GetId(), l, number) == nil {
-		return nil
+	inTime := stall + time.Duration(l.shardBytes()/slowBytesPerSecond)*time.Second
+	if r.within(inTime, func() error { return s.keepShard(ctx, extent.GetId(), l, number) }) == nil {
+		return r.within(commitStalls*stall, func() error { return s.disks.syncName(extent.GetId(), uint32(number)) })
 	}
 	source := s.newExtentSource(extent, l)
+	source.hasty = true // One task that fails late keeps the others of its batch waiting.
 	if extent.GetHolders()[number] == s.cluster.Self() {
 		source.distrust(number) // Its sound cells are the last resort.
 	}
-	w, err := s.disk.Create(&proto.ShardHeader{ExtentId: extent.GetId(), ShardNumber: uint32(number), Layout: extent.GetLayout()})
+	w, err := r.create(&proto.ShardHeader{ExtentId: extent.GetId(), ShardNumber: uint32(number), Layout: extent.GetLayout()})
 	if err != nil {
 		return err
 	}
@@ -45,41 +115,65 @@ func (s *Store) rebuildShard(ctx context.Context, extent *proto.Extent, number i
 		if len(run) == 0 {
 			break
 		}
-		if err := s.storeCells(ctx, w, trailer, run); err != nil {
+		if err := r.storeCells(ctx, w, trailer, run); err != nil {
 			return err
 		}
 	}
-	_, err = w.Commit(trailer)
-	return err
+	if ctx.Err() != nil { // A disk does not look at it.
+		return context.Cause(ctx)
+	}
+	return r.within(commitStalls*stall, func() error {
+		_, err := w.Commit(trailer)
+		return err
+	})
 }
 
 // storeCells appends cells to a shard and to what its trailer says of them.
-func (s *Store) storeCells(ctx context.Context, w *ShardWriter, trailer *proto.ShardTrailer, cells [][]byte) error {
+func (r *rebuild) storeCells(ctx context.Context, w *ShardWriter, trailer *proto.ShardTrailer, cells [][]byte) error {
 	size := 0
 	for _, cell := range cells {
 		size += len(cell)
 		number := uint32(len(trailer.CellChecksums))
 		trailer.CellChecksums = append(trailer.CellChecksums, cellChecksum(w.header.id.extent[:], w.header.id.number, number, cell))
 	}
-	if err := s.pace.wait(ctx, size); err != nil {
+	if err := r.store.pace.wait(ctx, size); err != nil {
 		return err
 	}
-	return w.Write(cells...)
+	return r.within(r.store.cfg.StallTimeout, func() error { return w.Write(cells...) })
 }
 
-// checkShard reads a shard on this node's disk from end to end. It fails with
-// ErrShardUnknown, ErrChecksum or ErrDisk when the shard is not what it should be.
+// keepShard sees to it that a shard that is sound on this node's disk stays there.
+// It fails as checkShard does.
+//
+// The sweep may have met the file as one without a record, long ago, and be about to
+// delete it while the record that will name it is on its way. So it is made another
+// file for the sweep first, with a grace of its own.
+func (s *Store) keepShard(ctx context.Context, extentID []byte, l layout, number int) error {
+	id, err := newShardID(extentID, uint32(number))
+	if err != nil {
+		return err
+	}
+	if err := s.disks.renew(id); err != nil {
+		return err
+	}
+	return s.checkShard(ctx, extentID, l, number)
+}
+
+// checkShard reads a shard on this node's disk from end to end: the file that has
+// its name now, and not one that was kept open, whose name may be gone. It fails
+// with ErrShardUnknown, ErrChecksum or ErrDisk when the shard is not what it should be.
 func (s *Store) checkShard(ctx context.Context, extentID []byte, l layout, number int) error {
 	id, err := newShardID(extentID, uint32(number))
 	if err != nil {
 		return err
 	}
-	shard, err := s.disk.acquire(id)
+	s.disks.forget(id)
+	d, shard, err := s.disks.acquire(id, false)
 	if err != nil {
 		return err
 	}
 	found := shard.layout
-	s.disk.handles.release(shard)
+	d.handles.release(shard)
 	if found != l {
 		return fmt.Errorf("shard %s has another layout than its record: %w", id, ErrChecksum)
 	}

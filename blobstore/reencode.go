@@ -28,7 +28,7 @@ func (a *appender) rescue(ctx context.Context, extent *proto.Extent, cause error
 		Msg("extent lost its redundancy while it was written, storing it again")
 	return a.store.storeAgain(ctx, extent, func(source io.Reader) *appender {
 		again := a.store.newAppender(a.key, source, nil)
-		again.rescues, again.avoid = a.rescues-1, a.avoid
+		again.again, again.rescues, again.avoid, again.full = a.again, a.rescues-1, a.avoid, a.full
 		return again
 	})
 }
@@ -38,7 +38,9 @@ func (a *appender) rescue(ctx context.Context, extent *proto.Extent, cause error
 // not recorded. It fails as Append does.
 func (s *Store) reencode(ctx context.Context, extent *proto.Extent) ([]*proto.Extent, error) {
 	extents, err := s.storeAgain(ctx, extent, func(source io.Reader) *appender {
-		return s.newAppender(string(extent.GetId()), &pacedReader{ctx, s.pace, source}, nil)
+		a := s.newAppender(string(extent.GetId()), &pacedReader{ctx, s.pace, source}, nil)
+		a.again = extentPlan{parity: int(extent.GetLayout().GetParityShards()), patient: true}
+		return a
 	})
 	if err != nil {
 		return nil, err

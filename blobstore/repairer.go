@@ -2,7 +2,6 @@ package blobstore
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +20,13 @@ const (
 	repairTick = time.Second
 	// scanPage is how many extents are listed at once.
 	scanPage = 500
-	// scanExtents bounds what one look takes in, and with it its memory and how long
-	// it keeps a processor busy. Of these the extents with the fewest shards to spare
-	// come first; the next look goes on where this one has ended.
-	scanExtents = 20_000
-	// batchBytes bounds what a node is given at once, so that what becomes urgent
-	// meanwhile does not wait for long.
-	batchBytes = 1 << 30
+	// scanExtents bounds what one look finds to do, and with it its memory. Of these
+	// the extents with the fewest shards to spare come first; the next look goes on
+	// where this one has ended. scanVain bounds what it goes by without finding anything
+	// that is sure to help: extents that rest, are being worked on, wait for nodes, or
+	// can't be read. Both bound how long it keeps a processor busy; each list has its
+	// share of both, so that none keeps another waiting.
+	scanExtents, scanVain = 20_000, 40_000
 	// nodeRest is for how long a node that failed as a whole is given nothing.
 	nodeRest = 10 * time.Second
 	// Bounds of how long an extent rests that could not be repaired.
@@ -80,14 +79,18 @@ type repairer struct {
 	results chan batchResult
 	status  RepairStatus
 	// improvable says that this pass over all extents has met one in a layout that a
-	// new one would not get.
-	improvable bool
+	// new one would not get, or may not, and improving that one is being stored again.
+	improvable, improving bool
+	// vain is until when there is no use in looking for what could be better, by kind.
+	vain map[string]time.Time
 }
 
-// failure is when to try an extent again.
+// failure is when to try an extent again, and how.
 type failure struct {
 	attempts int
 	until    time.Time
+	// nodes have failed since all that could do it were asked.
+	nodes []string
 }
 
 // batchResult is the end of a batch.
@@ -141,7 +144,7 @@ func newRepairer(s *Store) *repairer {
 		store: s, log: s.log, now: time.Now,
 		busy: make(map[string][]job), resting: make(map[string]time.Time),
 		inWork: make(map[extentKey]bool), failed: make(map[extentKey]failure),
-		cursors: make(map[string][]byte), results: make(chan batchResult),
+		cursors: make(map[string][]byte), results: make(chan batchResult), vain: make(map[string]time.Time),
 	}
 }
 
@@ -202,19 +205,27 @@ func (r *repairer) planRepair(v *survey, idle map[string]bool) (map[string][]job
 	r.status.Waiting = make(map[string]int)
 	b := newBatches(idle)
 	seen := make(map[extentKey]bool)
-	take := func(extent *proto.Extent) bool {
-		if seen[keyOfExtent(extent)] {
-			return true
+	lists := r.lists(v)
+	for _, list := range lists {
+		found, vain := 0, 0
+		err := r.scan(list, func(extent *proto.Extent) bool {
+			if key := keyOfExtent(extent); !seen[key] && r.consider(v, extent, b) {
+				found++
+			} else {
+				vain++
+			}
+			seen[keyOfExtent(extent)] = true
+			return found < scanExtents/len(lists) && vain < scanVain/len(lists)
+		})
+		if err != nil {
+			return nil, err
 		}
-		seen[keyOfExtent(extent)] = true
-		switch what, todo, why := v.plan(extent); {
-		case what == needNode:
-			r.status.Waiting[waitingFor(why)]++
-		case what != needNothing && r.mayTry(extent):
-			b.add(*todo)
-		}
-		return len(seen) < scanExtents
 	}
+	return b.cut(), nil
+}
+
+// lists are those with all extents that may need something.
+func (r *repairer) lists(v *survey) []extentList {
 	lists := []extentList{{name: "degraded", page: r.store.catalog.DegradedExtents}}
 	for _, node := range v.nodes {
 		if node.Down || node.Draining {
@@ -223,12 +234,25 @@ func (r *repairer) planRepair(v *survey, idle map[string]bool) (map[string][]job
 			}})
 		}
 	}
-	for _, list := range lists {
-		if err := r.scan(list, take); err != nil {
-			return nil, err
-		}
+	return lists
+}
+
+// consider adds the job that an extent needs, and says whether that is one that
+// should succeed.
+func (r *repairer) consider(v *survey, extent *proto.Extent, b *batches) bool {
+	if !r.mayTry(extent) {
+		return false
 	}
-	return b.cut(), nil
+	switch what, todo, why := v.plan(extent, r.failed[keyOfExtent(extent)]); what {
+	case needNothing:
+		return false
+	case needNode:
+		r.status.Waiting[waitingFor(why)]++
+		return false
+	default:
+		b.add(*todo)
+		return !todo.hopeless()
+	}
 }
 
 // waitingFor says in a few words why an extent can't be repaired now.
@@ -284,49 +308,6 @@ func (r *repairer) mayTry(extent *proto.Extent) bool {
 	return !r.inWork[key] && !r.now().Before(r.failed[key].until)
 }
 
-// batches are jobs by node.
-type batches struct {
-	idle map[string]bool
-	jobs map[string][]job
-	size map[string]int64
-}
-
-func newBatches(idle map[string]bool) *batches {
-	return &batches{idle: idle, jobs: make(map[string][]job), size: make(map[string]int64)}
-}
-
-// add takes a job whose node is idle. Another one is found again by a later look.
-func (b *batches) add(j job) {
-	if b.idle[j.node] {
-		b.jobs[j.node] = append(b.jobs[j.node], j)
-		b.size[j.node] += j.bytes
-	}
-}
-
-// full says that a node has as much as it may be given.
-func (b *batches) full() bool {
-	for node, jobs := range b.jobs {
-		if len(jobs) >= maxRepairTasks || b.size[node] >= batchBytes {
-			return true
-		}
-	}
-	return false
-}
-
-// cut returns for each node what comes first, as much as it may be given at once.
-func (b *batches) cut() map[string][]job {
-	for node, jobs := range b.jobs {
-		slices.SortStableFunc(jobs, func(x, y job) int { return cmp.Compare(x.spare, y.spare) })
-		take, size := 0, int64(0)
-		for take < min(len(jobs), maxRepairTasks) && (take == 0 || size+jobs[take].bytes <= batchBytes) {
-			size += jobs[take].bytes
-			take++
-		}
-		b.jobs[node] = jobs[:take]
-	}
-	return b.jobs
-}
-
 // carryOut has a node do its batch.
 func (r *repairer) carryOut(ctx context.Context, node string, jobs []job) batchResult {
 	tasks, size := make([]*proto.RepairTask, len(jobs)), int64(0)
@@ -352,12 +333,13 @@ func (r *repairer) settle(result batchResult) {
 	for i, j := range jobs {
 		key := keyOfExtent(j.task.GetExtent())
 		delete(r.inWork, key)
-		if result.err != nil {
-			continue
+		err := result.err // All rest then, or the same batch would be tried next.
+		if err == nil {
+			err = result.errs[i]
 		}
-		if err := result.errs[i]; err != nil {
+		if err != nil {
 			failed, last = failed+1, err
-			r.rest(key)
+			r.rest(key, result.node)
 			continue
 		}
 		delete(r.failed, key)
@@ -366,7 +348,6 @@ func (r *repairer) settle(result batchResult) {
 	}
 	r.status.Failed += uint64(failed)
 	if result.err != nil {
-		last, failed = result.err, len(jobs)
 		r.resting[result.node] = r.now().Add(nodeRest)
 	}
 	if last != nil {
@@ -377,12 +358,17 @@ func (r *repairer) settle(result batchResult) {
 	r.log.Info().Str("peer", result.node).Int("extents", len(jobs)).Msg("extents repaired")
 }
 
-// rest keeps an extent that failed from being tried again at once.
-func (r *repairer) rest(key extentKey) {
+// rest keeps an extent that failed from being tried again at once, and then on the
+// same node if there are others.
+func (r *repairer) rest(key extentKey, node string) {
 	if len(r.failed) >= maxFailed {
 		clear(r.failed)
 	}
 	before := r.failed[key]
 	pause := min(extentRestMin<<min(before.attempts, 10), extentRestMax)
-	r.failed[key] = failure{attempts: before.attempts + 1, until: r.now().Add(pause)}
+	nodes := before.nodes
+	if slices.Contains(nodes, node) { // It was asked again, so there is no other.
+		nodes = nil
+	}
+	r.failed[key] = failure{attempts: before.attempts + 1, until: r.now().Add(pause), nodes: append(nodes, node)}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/atollregistry/atoll/proto"
 )
 
-// surveyOf makes nodes of words: "a b:down c:draining d:away e:full f@zone".
+// surveyOf makes nodes of words: "a b:down c:draining d:away e:full f:tight g@zone".
 func surveyOf(t *testing.T, text string) *survey {
 	t.Helper()
 	var nodes []NodeInfo
@@ -28,6 +28,8 @@ func surveyOf(t *testing.T, text string) *survey {
 			n.Healthy = false
 		case "full":
 			n.FreeBytes = 0
+		case "tight":
+			n.FreeBytes = 1
 		default:
 			t.Fatalf("state %q", state)
 		}
@@ -76,9 +78,16 @@ func TestPlan(t *testing.T) {
 		{nodes: "a b c d", extent: "2+1 a b! c", need: needShard, shard: 1, on: "b", spare: 0},
 		{nodes: "a b:draining c d", extent: "2+1 a b! c", need: needShard, shard: 1, on: "d", spare: 0},
 		{nodes: "a b:full c d", extent: "2+1 a b! c", need: needShard, shard: 1, on: "d", spare: 0},
+		{nodes: "a b:tight c d", extent: "2+1 a b! c", need: needShard, shard: 1, on: "d", spare: 0},
+		{nodes: "a b:tight c", extent: "2+1 a b! c", need: needNode, why: ErrNoSpace},
 		// What is lost comes before what leaves, which is not urgent.
 		{nodes: "a:draining b c d e", extent: "2+1 a b -", need: needShard, shard: 2, on: "d e c", spare: 0},
 		{nodes: "a:draining b c d", extent: "2+1 a b c", need: needShard, shard: 0, on: "d", spare: 1},
+		// A shard that leaves can be copied although the lost ones can't be had.
+		{nodes: "a:draining b c d e", extent: "2+1 a - -", need: needShard, shard: 0, on: "b c d e", spare: 1},
+		{nodes: "a b c:draining d e", extent: "3+1 - a! c -", need: needShard, shard: 2, on: "b d e", spare: 1},
+		// If only one of the lost shards has a taker, it is that one's turn.
+		{nodes: "a:full b c", extent: "1+2 a! b! c", need: needShard, shard: 1, on: "b", spare: 0},
 		// Who does not answer is no help now.
 		{nodes: "a b:away c:down d e", extent: "2+2 a b c d", need: needShard, shard: 2, on: "e", spare: 0},
 		{nodes: "a b c:down d e", extent: "2+2 a b c d", need: needShard, shard: 2, on: "e", spare: 1},
@@ -96,7 +105,7 @@ func TestPlan(t *testing.T) {
 		{nodes: "a@x b@y c@x d@y e@z", extent: "2+1 a b -", need: needShard, shard: 2, on: "e", spare: 0},
 		{nodes: "a@x b@y:down c@x d@y", extent: "1+1 a b", need: needShard, shard: 1, on: "d", spare: 0},
 	} {
-		need, job, why := surveyOf(t, test.nodes).plan(extentOn(t, test.extent))
+		need, job, why := surveyOf(t, test.nodes).plan(extentOn(t, test.extent), failure{})
 		name := fmt.Sprintf("%s on %s", test.extent, test.nodes)
 		if need != test.need || !errors.Is(why, test.why) || (why == nil) != (test.why == nil) {
 			t.Errorf("%s: need %d, want %d (%v)", name, need, test.need, why)
@@ -108,6 +117,50 @@ func TestPlan(t *testing.T) {
 		if !slices.Contains(strings.Fields(test.on), job.node) || job.spare != test.spare ||
 			job.task.GetReencode() != (need == needLayout) || need == needShard && int(job.task.GetShardNumber()) != test.shard {
 			t.Errorf("%s: %s does %v with %d to spare", name, job.node, job.task, job.spare)
+		}
+	}
+}
+
+// TestPlanTakesTurns: a shard that can't be had does not keep the others of its
+// extent waiting.
+func TestPlanTakesTurns(t *testing.T) {
+	v, extent := surveyOf(t, "a b:draining c d e f"), extentOn(t, "2+3 a b - - c")
+	var turns []uint32
+	for attempts := range 4 {
+		_, job, why := v.plan(extent, failure{attempts: attempts})
+		if why != nil {
+			t.Fatal(why)
+		}
+		turns = append(turns, job.task.GetShardNumber())
+	}
+	if !slices.Equal(turns, []uint32{2, 3, 1, 2}) {
+		t.Errorf("shards are tried in the order %v", turns)
+	}
+}
+
+// TestPlanAsksOthers: the node that failed is asked again when all others have
+// failed as well, and no extent is stored in fewer shards for that.
+func TestPlanAsksOthers(t *testing.T) {
+	for _, test := range []struct {
+		nodes, extent, failed, on string
+	}{
+		{nodes: "a b c d", extent: "1+1 a -", failed: "b", on: "c d"},
+		{nodes: "a b c d", extent: "1+1 a -", failed: "b c", on: "d"},
+		{nodes: "a b c d", extent: "1+1 a -", failed: "b c d", on: "b c d"},
+		{nodes: "a b c", extent: "2+1 a b -", failed: "c", on: "c"},
+		{nodes: "a@x b@x c@y", extent: "1+1 a -", failed: "c", on: "b"}, // a zone that fails is as bad as none
+		// A damaged shard is rebuilt where it is, or else elsewhere.
+		{nodes: "a b c d", extent: "2+1 a b! c", failed: "d", on: "b"},
+		{nodes: "a b c d", extent: "2+1 a b! c", failed: "b", on: "d"},
+		{nodes: "a b c d", extent: "2+1 a b! c", failed: "b d", on: "b"},
+		{nodes: "a b c", extent: "2+1 a b! c", failed: "b", on: "b"},
+		// The same goes for storing it again.
+		{nodes: "a b c:down", extent: "2+1 a b c", failed: "a", on: "b"},
+		{nodes: "a b c:down", extent: "2+1 a b c", failed: "a b", on: "a b"},
+	} {
+		_, job, why := surveyOf(t, test.nodes).plan(extentOn(t, test.extent), failure{nodes: strings.Fields(test.failed)})
+		if why != nil || !slices.Contains(strings.Fields(test.on), job.node) {
+			t.Errorf("%s on %s, after %s failed: %v (%v)", test.extent, test.nodes, test.failed, job, why)
 		}
 	}
 }
@@ -126,13 +179,16 @@ func TestImprove(t *testing.T) {
 		{"a b c d e f", "4+2 a b c d e f", false},
 		{"a b c", "1+2 a b c", false}, // It would survive less.
 	} {
-		if better := surveyOf(t, test.nodes).improve(extentOn(t, test.extent)) != nil; better != test.better {
-			t.Errorf("%s on %s: %v", test.extent, test.nodes, better)
+		if job, err := surveyOf(t, test.nodes).improve(extentOn(t, test.extent), failure{}); (job != nil) != test.better || err != nil {
+			t.Errorf("%s on %s: %v (%v)", test.extent, test.nodes, job, err)
 		}
 	}
 	small := extentOn(t, "1+1 a b")
 	small.Size = 100
-	if surveyOf(t, "a b c").improve(small) != nil {
-		t.Error("a small extent is to be cut")
+	if job, err := surveyOf(t, "a b c").improve(small, failure{}); job != nil || err != nil {
+		t.Errorf("a small extent is to be cut: %v (%v)", job, err)
+	}
+	if job, err := surveyOf(t, "a b c:tight").improve(extentOn(t, "1+1 a b"), failure{}); job != nil || !errors.Is(err, ErrNoSpace) {
+		t.Errorf("without room: %v (%v)", job, err)
 	}
 }

@@ -24,6 +24,9 @@ const (
 	scrubFile = "scrub.json"
 	// minScrubBytesPerSecond lets a node with little to read be done early.
 	minScrubBytesPerSecond = 1 << 20
+	// scrubFileBytes is what reading a shard costs of the pace at least: to open a file
+	// takes a disk about as long as to read so much of it.
+	scrubFileBytes = 64 << 10
 	// scrubPause is how long to wait before a pass that failed goes on.
 	scrubPause = time.Minute
 )
@@ -67,10 +70,11 @@ type scrubProgress struct {
 // only reports: who repairs looks for itself.
 type scrub struct {
 	store *Store
-	disk  *Disk
+	disks *disks
 	node  string
 	log   zerolog.Logger
-	// period is the time for one pass, maxRate its bytes a second at most.
+	// period is the time for one pass, maxRate its bytes a second at most. A shard counts
+	// for scrubFileBytes at least.
 	period  time.Duration
 	maxRate uint64
 	now     func() time.Time
@@ -88,7 +92,7 @@ type scrub struct {
 
 func newScrub(s *Store) *scrub {
 	c := &scrub{
-		store: s, disk: s.disk, node: s.cluster.Self(), log: s.log, period: s.cfg.ScrubPeriod, maxRate: s.cfg.ScrubBytesPerSecond, now: time.Now,
+		store: s, disks: s.disks, node: s.cluster.Self(), log: s.log, period: s.cfg.ScrubPeriod, maxRate: s.cfg.ScrubBytesPerSecond, now: time.Now,
 		limiter: rate.NewLimiter(rate.Inf, maxReadBytes),
 		wanted:  make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
@@ -154,7 +158,7 @@ func (s *Store) ScrubOn(ctx context.Context, node string, now bool) (*proto.Scru
 	if node == s.cluster.Self() {
 		return s.tellScrub(now), nil
 	}
-	conn, err := s.cluster.Conn(node)
+	conn, err := s.connTo(node)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +205,9 @@ func (c *scrub) run(ctx context.Context) {
 	}
 }
 
-// untilNext is how long to wait for the next pass, nothing if one is under way.
+// untilNext is how long to wait for the next pass, nothing if one is under way. If the
+// last one is said to begin only in the future, the clock has been set back: how long
+// ago it was is not known, and the next one begins now.
 func (c *scrub) untilNext() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,9 +221,13 @@ func (c *scrub) untilNext() time.Duration {
 		c.progress = scrubProgress{Current: ScrubPass{Started: c.now()}}
 		return 0
 	}
-	wait := c.period - c.now().Sub(current.Started)
+	now := c.now()
+	wait := c.period - now.Sub(current.Started)
+	if current.Started.After(now) {
+		wait = 0
+	}
 	if wait <= 0 {
-		c.progress.Folder, c.progress.Fast, c.progress.Current = 0, false, ScrubPass{Started: c.now()}
+		c.progress.Folder, c.progress.Fast, c.progress.Current = 0, false, ScrubPass{Started: now}
 	}
 	return wait
 }
@@ -301,33 +311,9 @@ func (c *scrub) pace(fast bool) rate.Limit {
 	if err != nil {
 		return minScrubBytesPerSecond
 	}
-	wanted := float64(usage[c.node].GetBytes()) / c.period.Seconds()
+	costs := float64(usage[c.node].GetBytes()) + scrubFileBytes*float64(usage[c.node].GetShards())
+	wanted := costs / c.period.Seconds()
 	return rate.Limit(min(max(wanted, minScrubBytesPerSecond), float64(c.maxRate)))
-}
-
-// folder reads the shards of one folder.
-func (c *scrub) folder(ctx context.Context, started time.Time, folder byte) error {
-	return c.disk.list(folder, func(ids []shardID) error {
-		for _, id := range ids {
-			if err := c.interrupted(ctx, started); err != nil {
-				return err
-			}
-			size, err := c.disk.verify(id, func(bytes int) error { return c.limiter.WaitN(ctx, bytes) })
-			c.read.Add(uint64(size))
-			switch {
-			case err == nil:
-				c.count(started, ScrubPass{Shards: 1, Bytes: uint64(size)})
-			case errors.Is(err, ErrChecksum), errors.Is(err, ErrDisk):
-				c.count(started, ScrubPass{Shards: 1, Bytes: uint64(size), Damaged: 1})
-				c.log.Warn().Err(err).Msg("scrub found a damaged shard")
-				c.store.reports.add(id.extent[:], int(id.number), c.node)
-			case ctx.Err() != nil:
-				return ctx.Err()
-			default: // swept meanwhile, or too many files are open
-			}
-		}
-		return nil
-	})
 }
 
 // interrupted looks whether somebody wants something else meanwhile.
@@ -347,7 +333,8 @@ func (c *scrub) compareNow(ctx context.Context) {
 	missing, err := c.compare(ctx)
 	switch {
 	case err != nil && ctx.Err() == nil:
-		c.log.Warn().Err(err).Msg("could not compare the shards that are here with the records")
+		c.log.Warn().Err(err).Msg("could not compare the shards that are here with the records, trying again")
+		time.AfterFunc(scrubPause, c.store.CompareShards)
 	case missing > 0:
 		c.log.Warn().Uint64("shards", missing).Msg("shards are missing on this node, and will be rebuilt")
 	}
@@ -369,7 +356,7 @@ func (c *scrub) compare(ctx context.Context) (missing uint64, err error) {
 		for _, extent := range extents {
 			after = extent.GetId()
 			number := uint32(slices.Index(extent.GetHolders(), c.node))
-			if !c.disk.Has(after, number) && !slices.Contains(extent.GetDamagedShards(), number) {
+			if !c.disks.Has(after, number) && !slices.Contains(extent.GetDamagedShards(), number) {
 				lost = append(lost, &proto.ShardRef{ExtentId: after, ShardNumber: number, NodeId: c.node})
 			}
 		}
@@ -385,42 +372,9 @@ func (c *scrub) compare(ctx context.Context) (missing uint64, err error) {
 	}
 }
 
-// verify reads a shard from end to end, past the files kept open, and returns how
-// many bytes it has read. wait is asked before each read. It fails with
-// ErrShardUnknown, ErrChecksum, ErrDisk or ErrBusy, or as wait does.
-func (d *Disk) verify(id shardID, wait func(bytes int) error) (size int64, err error) {
-	shard, err := openShardFile(d.path(id), id)
-	if err != nil {
-		return 0, fmt.Errorf("verify shard %s: %w", id, err)
-	}
-	defer shard.file.Close()
-	if !d.handles.has(id) { // nobody has read it lately
-		defer dropFromCache(shard.file)
-	}
-	l := shard.layout
-	run := shardRun{extentID: id.extent[:], layout: l, number: int(id.number), cells: min(l.runCells(), l.stripes())}
-	buf := make([]byte, run.bytes())
-	for ; run.first < l.stripes(); run.first += run.cells {
-		run.cells = min(run.cells, l.stripes()-run.first)
-		cells := buf[:run.bytes()]
-		if err := wait(len(cells)); err != nil {
-			return size, err
-		}
-		err := readFull(shard.file, cells, headerBytes+l.cellOffset(run.first))
-		if err == nil {
-			err = run.verify(shard.checksums[run.first:run.first+run.cells], cells)
-		}
-		if err != nil {
-			return size, fmt.Errorf("verify shard %s: %w", id, err)
-		}
-		size += int64(len(cells))
-	}
-	return size, nil
-}
-
 // load reads the progress that save has written. Without one a pass begins.
 func (c *scrub) load() error {
-	content, err := os.ReadFile(filepath.Join(c.disk.dir, scrubFile))
+	content, err := os.ReadFile(filepath.Join(c.disks.all[0].dir, scrubFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -442,7 +396,7 @@ func (c *scrub) save() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(c.disk.dir, scrubFile)
+	path := filepath.Join(c.disks.all[0].dir, scrubFile)
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
 		return fmt.Errorf("save progress of the scrub: %w", err)
 	}

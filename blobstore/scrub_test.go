@@ -5,7 +5,9 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,7 +102,7 @@ func TestScrubThenRepair(t *testing.T) {
 			}
 		}
 	}
-	victim.store.disk.handles.forgetAll()
+	victim.store.disks.all[0].handles.forgetAll()
 	victim.mustPass()
 	defer c.nodes[0].lead()()
 	c.waitWhole(c.nodes[1], blobs...)
@@ -147,8 +149,69 @@ func TestScrubSparesWhatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.remove(e, 0)
-	if _, err := n.store.disk.verify(id, func(int) error { return nil }); !errors.Is(err, ErrShardUnknown) {
+	if _, err := n.store.disks.all[0].verify(id, func(int) error { return nil }); !errors.Is(err, ErrShardUnknown) {
 		t.Errorf("verify a shard that is gone: %v", err)
+	}
+}
+
+// TestScrubOfAFolderThatCantBeListed: what is behind the folder is read, and of what is
+// in it just the shards that are lost are reported.
+func TestScrubOfAFolderThatCantBeListed(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	n := c.nodes[0]
+	var extents []*proto.Extent
+	for i := range 20 {
+		extents = append(extents, n.push(10_000, uint64(i+1)).extents...)
+	}
+	d, folder := n.store.disks.all[0], filepath.Join(n.cfg.Dir, folderName(extents[0].GetId()[0]))
+	damaged := func() (all []string) {
+		for _, e := range c.now(extents) {
+			if len(e.GetDamagedShards()) > 0 {
+				all = append(all, string(e.GetId()))
+			}
+		}
+		return all
+	}
+	fault := error(syscall.EMFILE)
+	d.calls.openDir = func(dir string) (*os.File, error) {
+		if dir == folder {
+			return nil, &os.PathError{Op: "open", Path: dir, Err: fault}
+		}
+		return os.Open(dir)
+	}
+	// What the process lacks says nothing of the disk: the pass goes on there later.
+	n.store.scrub.begin(true)
+	if err := n.store.scrub.pass(context.Background()); !errors.Is(err, ErrBusy) || folderName(byte(n.store.scrub.progress.Folder)) != filepath.Base(folder) {
+		t.Errorf("too many open files: %v, next is folder %d", err, n.store.scrub.progress.Folder)
+	}
+	// The disk can't tell, but its shards are sound.
+	fault = syscall.EIO
+	if last := n.mustPass(); last.Shards != uint64(len(extents)) || last.Damaged+last.Missing > 0 || len(damaged()) > 0 {
+		t.Errorf("sound shards in a folder that can't be listed: %+v, reported are %x", last, damaged())
+	}
+	// They are gone with the folder, which is found in the middle of a pass.
+	n.store.scrub.begin(true)
+	began := n.store.scrub.progress.Current.Started
+	if err := os.Rename(folder, folder+".lost"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.store.scrub.folder(context.Background(), began, extents[0].GetId()[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.store.reports.flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var lost []string
+	for _, e := range extents {
+		if e.GetId()[0] == extents[0].GetId()[0] {
+			lost = append(lost, string(e.GetId()))
+		}
+	}
+	if found := damaged(); !slices.Equal(slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(lost))) {
+		t.Errorf("lost are %x, reported %x", lost, found)
+	}
+	if last := n.mustPass(); last.Shards != uint64(len(extents)-len(lost)) || last.Damaged+last.Missing > 0 {
+		t.Errorf("the pass after that: %+v", last)
 	}
 }
 
@@ -157,18 +220,42 @@ func TestScrubPace(t *testing.T) {
 	c := startCluster(t, 1, func(cfg *Config) { cfg.ScrubPeriod, cfg.ScrubBytesPerSecond = 100*time.Second, 4<<20 })
 	n := c.nodes[0]
 	for _, test := range []struct {
-		bytes uint64
-		fast  bool
-		want  rate.Limit
+		bytes, shards uint64
+		fast          bool
+		want          rate.Limit
 	}{
-		{0, false, minScrubBytesPerSecond},
-		{200 << 20, false, 2 << 20},
-		{200 << 30, false, 4 << 20},
-		{0, true, 4 << 20},
+		{0, 0, false, minScrubBytesPerSecond},
+		{200 << 20, 0, false, 2 << 20},
+		{100 << 20, 1600, false, 2 << 20},
+		{200 << 30, 1, false, 4 << 20},
+		{0, 0, true, 4 << 20},
 	} {
-		n.store.catalog = &fullCatalog{records: c.records, usage: map[string]*proto.ShardUsage{n.id: {Bytes: test.bytes}}}
+		usage := &proto.ShardUsage{Bytes: test.bytes, Shards: test.shards}
+		n.store.catalog = &fullCatalog{records: c.records, usage: map[string]*proto.ShardUsage{n.id: usage}}
 		if got := n.store.scrub.pace(test.fast); got != test.want {
-			t.Errorf("%d bytes, fast %v: %g bytes a second, not %g", test.bytes, test.fast, float64(got), float64(test.want))
+			t.Errorf("%v, fast %v: %g bytes a second, not %g", usage, test.fast, float64(got), float64(test.want))
+		}
+	}
+}
+
+// TestScrubOfSmallShardsHasAPace: what counts of small shards is how many they are, of
+// large ones their bytes.
+func TestScrubOfSmallShardsHasAPace(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.nodes[0].store.scrub
+	for bytes, cost := range map[int]float64{100: scrubFileBytes, 90_000: 90_000} {
+		e := c.nodes[0].push(bytes, uint64(bytes)).extents[0]
+		id, err := newShardID(e.GetId(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.begin(false)
+		s.limiter = rate.NewLimiter(1e-3, maxReadBytes) // gets nothing back while the test runs
+		if err := s.shard(context.Background(), s.disks.all[0], s.progress.Current.Started, id); err != nil {
+			t.Fatal(err)
+		}
+		if paid := maxReadBytes - s.limiter.Tokens(); paid < cost-1 || paid > cost+1 {
+			t.Errorf("a shard of %d bytes cost %g of the pace, not %g", bytes, paid, cost)
 		}
 	}
 }
@@ -196,7 +283,13 @@ func TestScrubWhen(t *testing.T) {
 	if wait := s.untilNext(); wait != 59*time.Minute {
 		t.Errorf("the second pass begins in %s", wait)
 	}
+	// A pass that was begun by a clock that was ahead is no reason to wait for that day.
+	now = now.AddDate(-20, 0, 0)
+	if wait := s.untilNext(); wait > 0 {
+		t.Errorf("after the clock was set back the next pass begins in %s", wait)
+	}
 	before := s.progress.Current.Started
+	now = now.Add(time.Second)
 	c.nodes[0].store.ScrubNow()
 	if err := s.interrupted(context.Background(), before); !errors.Is(err, errWanted) || s.untilNext() > 0 {
 		t.Errorf("a pass that is wanted does not begin (%v)", err)

@@ -16,28 +16,30 @@ import (
 // gRPC's limit of 4 MiB.
 const maxReadBytes = 1 << 20
 
-// server is the Shards service over this node's disk. The gRPC server it is
+// server is the Shards service over this node's disks. The gRPC server it is
 // registered with must use Codec, and bounds how many calls one connection makes
 // at once (grpc.MaxConcurrentStreams): answers wait there for a slow peer.
 type server struct {
-	disk    *Disk
+	// node is this node's id.
+	node    string
+	disks   *disks
 	buffers *buffers
 	// repair carries out tasks that the leader has for this node, scrub tells of its
 	// scrub.
 	repair repairCall
 	scrub  scrubCall
-	// reads has room for each read that may be under way on the disk at once.
+	// reads has room for each read that may be under way on the disks at once.
 	reads chan struct{}
 }
 
-// What the server needs of the store beside its disk.
+// What the server needs of the store beside its disks.
 type (
 	repairCall func(context.Context, *proto.RepairRequest) (*proto.RepairResponse, error)
 	scrubCall  func(now bool) *proto.ScrubResponse
 )
 
-func newServer(cfg Config, disk *Disk, buffers *buffers, repair repairCall, scrub scrubCall) *server {
-	return &server{disk: disk, buffers: buffers, repair: repair, scrub: scrub, reads: make(chan struct{}, cfg.MaxShardReads)}
+func newServer(cfg Config, node string, disks *disks, buffers *buffers, repair repairCall, scrub scrubCall) *server {
+	return &server{node: node, disks: disks, buffers: buffers, repair: repair, scrub: scrub, reads: make(chan struct{}, cfg.MaxShardReads)}
 }
 
 // register adds the service to a gRPC server. It is the generated description
@@ -65,7 +67,11 @@ func unary[Request, Answer any](method string, call func(*server, context.Contex
 			return nil, err
 		}
 		handle := func(ctx context.Context, request any) (any, error) {
-			answer, err := call(handler.(*server), ctx, request.(*Request))
+			s := handler.(*server)
+			if err := checkAddressee(ctx, s.node); err != nil {
+				return nil, err
+			}
+			answer, err := call(s, ctx, request.(*Request))
 			return answer, toStatus(err)
 		}
 		if interceptor == nil {
@@ -86,7 +92,11 @@ func (s *server) tellScrub(_ context.Context, request *proto.ScrubRequest) (*pro
 }
 
 func handleWriteShard(handler any, stream grpc.ServerStream) error {
-	return toStatus(handler.(*server).writeShard(stream))
+	s := handler.(*server)
+	if err := checkAddressee(stream.Context(), s.node); err != nil {
+		return err
+	}
+	return toStatus(s.writeShard(stream))
 }
 
 // readShard reads cells into a buffer that goes back to its pool once gRPC has
@@ -99,7 +109,7 @@ func (s *server) readShard(ctx context.Context, request *proto.ReadShardRequest)
 		return nil, fmt.Errorf("wait for disk: %w", ctx.Err())
 	}
 	var answer *buffer
-	checksums, _, err := s.disk.readCells(request, func(size int) ([]byte, error) {
+	checksums, _, err := s.disks.readCells(request, func(size int) ([]byte, error) {
 		if size > maxReadBytes {
 			return nil, fmt.Errorf("%d bytes at once: %w", size, ErrInvalid)
 		}
@@ -131,7 +141,7 @@ func (s *server) writeShard(stream grpc.ServerStream) error {
 	if message.GetHeader() == nil {
 		return fmt.Errorf("receive shard: no header: %w", ErrInvalid)
 	}
-	w, err := s.disk.Create(message.GetHeader())
+	w, err := s.disks.create(message.GetHeader())
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/atollregistry/atoll/proto"
 )
 
+const testServerID = "self"
+
 // testServer is a disk behind a gRPC server on a TCP port.
 type testServer struct {
 	disk    *Disk
@@ -35,7 +37,7 @@ func startTestServer(t testing.TB, cfg Config, options ...grpc.ServerOption) *te
 		t.Fatal(err)
 	}
 	s := &testServer{disk: openTestDisk(t, cfg), address: listener.Addr().String()}
-	s.server = newServer(cfg, s.disk, newBuffers(cfg.BufferBytes), nil, nil)
+	s.server = newServer(cfg, testServerID, &disks{all: []*Disk{s.disk}}, newBuffers(cfg.BufferBytes), nil, nil)
 	g := grpc.NewServer(append(options, grpc.ForceServerCodecV2(Codec()))...)
 	s.server.register(g)
 	ended := make(chan error, 1)
@@ -52,7 +54,15 @@ func startTestServer(t testing.TB, cfg Config, options ...grpc.ServerOption) *te
 // connect returns a connection with our codec, or with the ordinary one.
 func (s *testServer) connect(t testing.TB, ordinary bool) *grpc.ClientConn {
 	t.Helper()
-	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return invoke(withAddressee(ctx, testServerID), method, request, reply, cc, opts...)
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return stream(withAddressee(ctx, testServerID), desc, cc, method, opts...)
+		}),
+	}
 	if !ordinary {
 		options = append(options, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec())))
 	}

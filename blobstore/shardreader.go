@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"syscall"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -21,16 +20,6 @@ import (
 // ErrDisk, ErrBusy (too many files are open), ErrClosed and ErrInvalid (there are
 // no such cells, buf is too small, or the format is of other software).
 func (d *Disk) ReadCells(request *proto.ReadShardRequest, buf []byte) (checksums []uint32, data []byte, err error) {
-	return d.readCells(request, func(size int) ([]byte, error) {
-		if size > len(buf) {
-			return nil, fmt.Errorf("%d bytes into a buffer of %d: %w", size, len(buf), ErrInvalid)
-		}
-		return buf[:size], nil
-	})
-}
-
-// readCells is ReadCells into memory that room provides once the size is known.
-func (d *Disk) readCells(request *proto.ReadShardRequest, room func(size int) ([]byte, error)) (checksums []uint32, data []byte, err error) {
 	id, err := newShardID(request.GetExtentId(), request.GetShardNumber())
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard: %w", err)
@@ -40,6 +29,23 @@ func (d *Disk) readCells(request *proto.ReadShardRequest, room func(size int) ([
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
 	defer d.handles.release(shard)
+	return d.readOpen(shard, request, intoBuffer(buf))
+}
+
+// intoBuffer has cells read into buf.
+func intoBuffer(buf []byte) func(size int) ([]byte, error) {
+	return func(size int) ([]byte, error) {
+		if size > len(buf) {
+			return nil, fmt.Errorf("%d bytes into a buffer of %d: %w", size, len(buf), ErrInvalid)
+		}
+		return buf[:size], nil
+	}
+}
+
+// readOpen reads cells of an open shard into memory that room provides once the
+// size is known.
+func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room func(size int) ([]byte, error)) (checksums []uint32, data []byte, err error) {
+	id := shard.id
 	first, cells := uint64(request.GetFirstCell()), uint64(request.GetCells())
 	if cells == 0 || first+cells > uint64(len(shard.checksums)) {
 		return nil, nil, fmt.Errorf("read shard %s: cells %d to %d of %d: %w", id, first, first+cells, len(shard.checksums), ErrInvalid)
@@ -88,10 +94,8 @@ func openShardFile(path string, id shardID) (*openShard, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, ErrShardUnknown
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 	case err != nil:
-		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+		return nil, readFault(err)
 	}
 	shard := &openShard{id: id, file: file}
 	if shard.layout, shard.checksums, err = readShardMeta(file, id); err != nil {

@@ -36,6 +36,8 @@ type ShardWriter struct {
 	// the disk, and what is before settled has been taken by it.
 	offset, started, settled int64
 	failed                   bool
+	// named, if not nil, is called when the shard is durable under its name.
+	named func()
 }
 
 // Create begins a new shard. The caller must end it with Commit or Abort. It fails
@@ -71,7 +73,7 @@ func (w *ShardWriter) begin() error {
 	if err := w.disk.requireSpace(headerBytes); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Join(w.disk.dir, unfinishedFolder), w.header.id.String()+".*")
+	file, err := w.disk.calls.create(filepath.Join(w.disk.dir, unfinishedFolder), w.header.id.String()+".*")
 	if err != nil {
 		return w.disk.fault(err)
 	}
@@ -195,12 +197,18 @@ func (w *ShardWriter) commit(trailer *proto.ShardTrailer) error {
 		err = w.disk.name(unfinished, w.header.id)
 	}
 	if err != nil {
-		_ = os.Remove(unfinished) // Else the next start drops it.
+		_ = w.disk.calls.remove(unfinished) // Else the next start drops it.
 		return w.disk.fault(err)
 	}
 	w.disk.handles.forget(w.header.id)
 	if err := w.disk.calls.syncDir(filepath.Dir(w.disk.path(w.header.id))); err != nil {
 		return w.disk.fault(err)
+	}
+	if err := w.disk.retired(); err != nil {
+		return err // Nobody would miss the shard.
+	}
+	if w.named != nil {
+		w.named()
 	}
 	return nil
 }
@@ -231,7 +239,7 @@ func (w *ShardWriter) Abort() {
 	if w.file != nil {
 		name := w.file.Name()
 		_ = w.file.Close() // Nothing of it is wanted.
-		_ = os.Remove(name)
+		_ = w.disk.calls.remove(name)
 		w.file = nil
 	}
 	<-w.disk.writers

@@ -114,6 +114,7 @@ func (f *faultyCall) next(name string) error {
 func (f *faultyCall) inject(d *Disk) {
 	real := d.calls
 	d.calls = fileCalls{
+		create: real.create,
 		write: func(file *os.File, pieces [][]byte) error {
 			if err := f.next("write"); err != nil {
 				_ = real.write(file, [][]byte{pieces[0][:len(pieces[0])/2]}) // A torn write.
@@ -145,7 +146,8 @@ func (f *faultyCall) inject(d *Disk) {
 			}
 			return real.syncDir(dir)
 		},
-		space: real.space,
+		remove: real.remove,
+		space:  real.space,
 	}
 }
 
@@ -261,6 +263,7 @@ func TestDiskKeepsItsReserve(t *testing.T) {
 	cfg := diskConfig(t.TempDir())
 	cfg.ReserveBytes = 1000
 	d := openTestDisk(t, cfg)
+	d.endRoom = 0
 	free := uint64(1 << 20)
 	d.calls.space = func(string) (uint64, uint64, error) { return free, 1 << 30, nil }
 	s := newShardContent(t, 1, 1024, 4096)

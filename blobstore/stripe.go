@@ -2,6 +2,7 @@ package blobstore
 
 import (
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/mem"
 )
@@ -16,6 +17,8 @@ type stripe struct {
 	buf *buffer
 	// filled is how many bytes of data are in buf, from its start on.
 	filled int
+	// acquired is when the memory was.
+	acquired time.Time
 	// room is given back with the memory: a place among the stripes that one
 	// transfer may have in flight.
 	room chan struct{}
@@ -26,7 +29,7 @@ type stripe struct {
 
 // newStripe returns a stripe with one reference, the caller's.
 func newStripe(buf *buffer, room chan struct{}) *stripe {
-	st := &stripe{buf: buf, room: room}
+	st := &stripe{buf: buf, acquired: time.Now(), room: room}
 	st.refs.Store(1)
 	return st
 }

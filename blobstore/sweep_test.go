@@ -1,18 +1,23 @@
 package blobstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
 
-// testCatalog knows extents by the first byte of their ids.
+// testCatalog knows extents by the first byte of their ids. Between two questions
+// eras pass, unless they are held.
 type testCatalog struct {
 	*records  // for what the sweep does not ask for
 	mu        sync.Mutex
@@ -20,14 +25,19 @@ type testCatalog struct {
 	err       error
 	short     bool
 	questions int
+	held      bool
+	era       uint64
 }
 
-func (c *testCatalog) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, error) {
+func (c *testCatalog) LiveShards(_ context.Context, shards []*proto.ShardRef) ([]bool, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.questions++
+	if !c.held {
+		c.era += erasToGarbage
+	}
 	if c.err != nil {
-		return nil, c.err
+		return nil, 0, c.err
 	}
 	answers := make([]bool, len(shards))
 	for i, shard := range shards {
@@ -36,7 +46,7 @@ func (c *testCatalog) LiveShards(_ context.Context, shards []*proto.ShardRef) ([
 	if c.short {
 		answers = answers[1:]
 	}
-	return answers, nil
+	return answers, c.era, nil
 }
 
 func (c *testCatalog) set(live ...byte) {
@@ -61,7 +71,7 @@ func newSweepBench(t *testing.T) *sweepBench {
 	cfg := diskConfig(t.TempDir())
 	cfg.SweepGrace = time.Hour
 	b := &sweepBench{disk: openTestDisk(t, cfg), catalog: &testCatalog{}, clock: time.Now()}
-	b.sweep = newSweep(cfg, "self", b.disk, b.catalog)
+	b.sweep = newSweep(cfg, "self", b.disk, &disks{all: []*Disk{b.disk}}, b.catalog)
 	b.sweep.now = func() time.Time { return b.clock }
 	for extent := byte(1); extent <= 4; extent++ {
 		if _, err := newShardContent(t, extent, 16, 40).write(b.disk); err != nil {
@@ -116,6 +126,20 @@ func TestSweepRemovesWhatNoRecordNames(t *testing.T) {
 	}
 	if done := b.mustRound(t); done != (swept{shards: 2}) {
 		t.Errorf("last round: %+v", done)
+	}
+}
+
+// A file that nobody has recorded for a long time is kept while its writer may still
+// do so: two eras count, whatever the clocks say.
+func TestSweepWaitsForTwoEras(t *testing.T) {
+	b := newSweepBench(t)
+	b.catalog.held = true
+	for era, removed := range []int{0, 0, 4, 0} {
+		b.catalog.era = 7 + uint64(era)
+		if done := b.mustRound(t); done.removed != removed {
+			t.Errorf("%d eras after the first look: %+v", era, done)
+		}
+		b.clock = b.clock.Add(2 * time.Hour)
 	}
 }
 
@@ -220,6 +244,37 @@ func TestSweepLeavesWritesAlone(t *testing.T) {
 	}
 }
 
+// TestSweepGoesOnBehindABadFolder: a folder that can't be listed, and a file that can't
+// be removed, are told of, and keep nothing in the folders behind them.
+func TestSweepGoesOnBehindABadFolder(t *testing.T) {
+	b := newSweepBench(t)
+	if err := os.RemoveAll(filepath.Join(b.disk.dir, "01")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(b.disk.dir, "01"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remove := b.disk.calls.remove
+	b.disk.calls.remove = func(path string) error {
+		if filepath.Base(filepath.Dir(path)) == "02" {
+			return &os.PathError{Op: "remove", Path: path, Err: syscall.EIO}
+		}
+		return remove(path)
+	}
+	removed := 0
+	for range 2 {
+		done, err := b.round(context.Background())
+		if !errors.Is(err, ErrDisk) {
+			t.Errorf("got %v", err)
+		}
+		removed += done.removed
+		b.clock = b.clock.Add(time.Hour)
+	}
+	if removed != 2 || b.disk.Has(testExtentID(3), 1) || b.disk.Has(testExtentID(4), 1) {
+		t.Errorf("%d shards are removed", removed)
+	}
+}
+
 // TestSweepBoundsItsMemory: suspects beyond the bound wait for their turn.
 func TestSweepBoundsItsMemory(t *testing.T) {
 	b := newSweepBench(t)
@@ -250,14 +305,63 @@ func TestSweepRuns(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- newSweep(cfg, "self", d, catalog).Run(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		newSweep(cfg, "self", d, &disks{all: []*Disk{d}}, catalog).Run(ctx)
+	}()
 	waitFor(t, "the sweep", func() bool { return !d.Has(testExtentID(2), 1) })
 	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	<-ended
 	if !d.Has(testExtentID(1), 1) {
 		t.Error("a shard with a record is gone")
 	}
+}
+
+// A writer was held up between the last byte and the record, for so long that the
+// holders have swept what it has stored: the record is refused.
+func TestRecordAfterTheSweepIsRefused(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	content := randomBytes(90_000, 1)
+	_, stored, _, err := c.nodes[0].store.Append(t.Context(), Progress{UploadID: "u"}, bytes.NewReader(content), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := time.Now()
+	var sweeps []*sweep
+	for _, holder := range c.nodes[1:] { // the writer's own node is held up with it
+		s := newSweep(holder.cfg, holder.id, holder.store.disks.all[0], holder.store.disks, c.records)
+		s.grace, s.now = time.Hour, func() time.Time { return clock }
+		sweeps = append(sweeps, s)
+	}
+	round := func() (removed int) {
+		for _, s := range sweeps {
+			done, err := s.round(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			removed += done.removed
+		}
+		clock = clock.Add(time.Hour)
+		return removed
+	}
+	for range 3 {
+		if removed := round(); removed > 0 {
+			t.Fatalf("%d shards were removed while they could be recorded", removed)
+		}
+	}
+	for range erasToGarbage {
+		c.records.beginEra()
+	}
+	if removed := round(); removed != 2 {
+		t.Errorf("%d shards were removed, not 2", removed)
+	}
+	if err := c.records.record(stored[0]); err == nil {
+		t.Error("the extent was recorded")
+	}
+	b := c.nodes[0].push(90_000, 2)
+	if err := c.records.record(b.extents[0]); err != nil {
+		t.Errorf("one stored now: %v", err)
+	}
+	c.nodes[1].checkPull(b)
 }

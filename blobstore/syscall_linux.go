@@ -65,8 +65,14 @@ func dropFromCache(f *os.File) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice, no more
 }
 
+// reservedInodes are left to others: the log and the state have few files, but need
+// those. File systems that make inodes as they need them say that they have none at
+// all, or more than that.
+const reservedInodes = 1024
+
 // fileSystemSpace returns the bytes of the file system that holds a folder, and
-// how many of them an ordinary process may still write.
+// how many of them an ordinary process may still write: none, if there are no inodes
+// for more files.
 func fileSystemSpace(dir string) (free, total uint64, err error) {
 	var stat unix.Statfs_t
 	for {
@@ -77,6 +83,10 @@ func fileSystemSpace(dir string) (free, total uint64, err error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
 		}
-		return stat.Bavail * uint64(stat.Bsize), stat.Blocks * uint64(stat.Bsize), nil
+		free, total = stat.Bavail*uint64(stat.Bsize), stat.Blocks*uint64(stat.Bsize)
+		if stat.Files > 0 && stat.Ffree <= reservedInodes {
+			free = 0
+		}
+		return free, total, nil
 	}
 }

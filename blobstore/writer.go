@@ -2,10 +2,10 @@ package blobstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -95,15 +95,18 @@ func (s *Store) Append(ctx context.Context, from Progress, r io.Reader, record f
 type appender struct {
 	store  *Store
 	key    string
-	source io.Reader
+	intake *intake
 	// ended says that the source has been read to its end.
 	ended bool
 	// hasher is nil when the bytes were hashed before.
 	hasher *hasher
 	// room has a place for each stripe that may be in flight.
 	room chan struct{}
-	// avoid are the nodes that failed the last extent.
-	avoid []string
+	// avoid are the nodes that failed the last extent, full those that had no room
+	// for one.
+	avoid, full []string
+	// again is set when another extent is stored again: see extentPlan.
+	again extentPlan
 	// rescues is how often an extent may still be stored again.
 	rescues int
 }
@@ -116,31 +119,54 @@ func (s *Store) newAppender(uploadID string, source io.Reader, hasher *hasher) *
 	}
 	s.appends.Add(1)
 	return &appender{
-		store: s, key: key, source: source, hasher: hasher,
+		store: s, key: key, intake: newIntake(source, s.cfg.CellBytes), hasher: hasher,
 		room: make(chan struct{}, maxStripesInFlight), rescues: maxRescues,
 	}
 }
 
-func (a *appender) close() { a.store.appends.Add(-1) }
+func (a *appender) close() {
+	a.intake.close()
+	a.store.appends.Add(-1)
+}
+
+// gather waits for the next bytes, without memory of the budget.
+func (a *appender) gather() error {
+	err := a.intake.gather()
+	a.ended = a.intake.exhausted()
+	return err
+}
+
+// headMemory returns how many bytes the first stripe needs: only those that have
+// come, if there are no more.
+func (a *appender) headMemory(l layout) int {
+	small := a.store.cfg.SmallBlobBytes
+	if come := a.intake.to - a.intake.from; a.intake.ended && come <= small {
+		return come
+	}
+	return max(stripeMemory(l), small)
+}
 
 // appendExtent stores the next extent, or none if the source has ended. If it is
 // durable only after it was stored again, that may have made several of it.
 func (a *appender) appendExtent(ctx context.Context) ([]*proto.Extent, error) {
-	l, _, err := a.store.planExtent(ctx, extentPlan{key: a.key}, a.avoid)
+	if err := a.gather(); err != nil || a.ended {
+		return nil, err
+	}
+	l, _, err := a.store.planExtent(ctx, a.plan(false))
 	if err != nil {
 		return nil, err
 	}
 	small := a.store.cfg.SmallBlobBytes
-	st, err := a.acquire(ctx, max(stripeMemory(l), small))
+	st, err := a.acquire(ctx, a.headMemory(l))
 	if err != nil {
 		return nil, err
 	}
 	// The head decides whether the extent is small, before it is placed.
-	if err := a.fill(st, min(a.store.cfg.CellBytes, l.stripeBytes(), small+1)); err != nil || st.filled == 0 {
+	if _, err := a.fill(st, min(len(st.buf.data), a.store.cfg.CellBytes, l.stripeBytes(), small+1)); err != nil {
 		st.release()
 		return nil, err
 	}
-	w, err := a.store.openExtent(ctx, extentPlan{key: a.key, small: a.ended && st.filled <= small, avoid: a.avoid})
+	w, err := a.store.openExtent(ctx, a.plan(a.ended && st.filled <= small))
 	if err != nil {
 		st.release()
 		return nil, err
@@ -156,11 +182,18 @@ func (a *appender) appendExtent(ctx context.Context) ([]*proto.Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.avoid = w.failed()
+	a.avoid, a.full = w.failed(), w.full()
 	if durable < w.layout.safeShards() {
 		return a.rescue(ctx, extent, w.holderErrors())
 	}
 	return []*proto.Extent{extent}, nil
+}
+
+// plan is what the next extent is wanted for.
+func (a *appender) plan(small bool) extentPlan {
+	plan := a.again
+	plan.key, plan.small, plan.avoid, plan.full = a.key, small, a.avoid, a.full
+	return plan
 }
 
 // recut returns the first stripe with memory for a layout that may be another one
@@ -180,18 +213,21 @@ func (a *appender) recut(ctx context.Context, st *stripe, l layout) (*stripe, er
 	return st, nil
 }
 
-// stream takes stripes to the extent until it is full, the source has ended or a
-// holder has failed. It takes over the reference on the first stripe.
+// stream takes stripes to the extent until it is full, the source has ended or is
+// too slow, or a holder has failed. It takes over the reference on the first stripe.
 func (a *appender) stream(ctx context.Context, w *extentWriter, st *stripe) error {
 	for {
-		err := a.fill(st, w.layout.stripeBytes())
+		slow, err := a.fill(st, w.layout.stripeBytes())
 		if err == nil && st.filled > 0 {
 			a.hasher.write(st)
 			err = w.write(st)
 		}
 		st.release()
 		full := w.layout.size+uint64(w.layout.stripeBytes()) > uint64(a.store.cfg.MaxExtentBytes)
-		if err != nil || a.ended || full || w.broken() {
+		if err != nil || a.ended || slow || full || w.broken() {
+			return err
+		}
+		if err := a.gather(); err != nil || a.ended {
 			return err
 		}
 		if st, err = a.acquire(ctx, stripeMemory(w.layout)); err != nil {
@@ -216,39 +252,69 @@ func shareCell(l layout, cfg Config, appends int64) int {
 }
 
 // acquire returns an empty stripe. It waits while too many are in flight, in this
-// append or in all. What it waits for needs no stripe to be done, and holders that
-// hang are given up: so the wait ends.
+// append or in all. What it waits for needs no stripe to be done, holders that hang
+// are given up, and so are clients that are slow: so the wait ends. If that takes
+// longer than Store.memoryWait it fails with ErrBusy.
 func (a *appender) acquire(ctx context.Context, bytes int) (*stripe, error) {
 	select {
 	case a.room <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for stripe: %w", context.Cause(ctx))
 	}
-	buf, err := a.store.buffers.acquire(ctx, bytes)
+	limited, cancel := context.WithTimeoutCause(ctx, a.store.memoryWait, ErrBusy)
+	defer cancel()
+	buf, err := a.store.buffers.acquire(limited, bytes)
 	if err != nil {
 		<-a.room
-		return nil, errors.Join(err, context.Cause(ctx))
+		return nil, fmt.Errorf("%w: %w", context.Cause(limited), err)
 	}
 	return newStripe(buf, a.room), nil
 }
 
-// fill reads until so many bytes are in the stripe, or the source has ended.
-func (a *appender) fill(st *stripe, bytes int) error {
-	for empty := 0; st.filled < bytes && !a.ended; {
-		n, err := a.source.Read(st.buf.data[st.filled:bytes])
+// fill reads until so many bytes are in the stripe, or the source has ended. It ends
+// early, and says so, when that takes long and others wait for memory: then the
+// stripe has to go as it is.
+func (a *appender) fill(st *stripe, bytes int) (slow bool, err error) {
+	for st.filled < bytes && !a.ended && !slow {
+		if a.intake.from == a.intake.to {
+			slow, err = a.readMore(st, bytes)
+		}
+		if err != nil {
+			return false, err
+		}
+		st.filled += a.intake.take(st.buf.data[st.filled:bytes])
+		a.ended = a.intake.exhausted()
+	}
+	return slow, nil
+}
+
+// readMore reads once: into the stripe as long as not too many do, since that can't
+// be interrupted, or else into the intake.
+func (a *appender) readMore(st *stripe, bytes int) (slow bool, err error) {
+	direct := a.store.directReads
+	if !a.intake.reading && direct.TryAcquire(st.buf.charge) {
+		defer direct.Release(st.buf.charge)
+		n, err := a.intake.source.Read(st.buf.data[st.filled:bytes])
 		st.filled += n
-		switch {
-		case errors.Is(err, io.EOF):
-			a.ended = true
-		case err != nil:
-			return fmt.Errorf("read source: %w", err)
-		case n > 0:
-			empty = 0
-		default:
-			if empty++; empty == maxEmptyReads {
-				return fmt.Errorf("read source: %w", io.ErrNoProgress)
+		return false, a.intake.note(intakeResult{n, err})
+	}
+	a.intake.begin()
+	select {
+	case read := <-a.intake.results:
+		return false, a.intake.arrived(read)
+	default:
+	}
+	timer := time.NewTimer(time.Until(st.acquired.Add(a.store.patience)))
+	defer timer.Stop()
+	for {
+		select {
+		case read := <-a.intake.results:
+			return false, a.intake.arrived(read)
+		case <-timer.C:
+			if a.store.buffers.waiting.Load() > 0 {
+				return true, nil
 			}
+			timer.Reset(patiencePoll)
 		}
 	}
-	return nil
 }

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -142,7 +145,7 @@ func TestAppendHolderFails(t *testing.T) {
 	for _, nodes := range []int{3, 5} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			t.Parallel() // Most of it is waiting for what has stalled.
-			c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
+			c := startCluster(t, nodes, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay, cfg.LateDelay = testStall, testHedge, testHedge })
 			for name, fault := range faults {
 				for _, at := range []int{0, 9000, 60_000, 240_000, 250_000} {
 					c.appendWithFault(name, fault, at)
@@ -197,6 +200,36 @@ func TestAppendOwnDiskFull(t *testing.T) {
 	}
 }
 
+// TestAppendFullNodeIsNotAskedAgain has a write wait for the node that is away,
+// rather than try one without room again and again.
+func TestAppendFullNodeIsNotAskedAgain(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	writer, full, away := c.nodes[0], c.nodes[1], c.nodes[2]
+	writer.store.nodeWait = waitLimit
+	var asked atomic.Int64
+	space := full.store.disks.all[0].calls.space
+	full.store.disks.all[0].calls.space = func(dir string) (uint64, uint64, error) {
+		// The next look for nodes, if it asks this one again, finds nothing else.
+		if asked.Add(1) == 1 {
+			time.AfterFunc(10*nodePoll, func() { away.setSick(false) })
+		}
+		return space(dir)
+	}
+	full.mu.Lock()
+	full.full, full.stale = true, true
+	full.mu.Unlock()
+	away.setSick(true)
+	content := randomBytes(250_000, 1)
+	_, extents, err := writer.appendAll(Progress{UploadID: "u"}, bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if asked.Load() != 1 {
+		t.Errorf("the full node was asked %d times", asked.Load())
+	}
+	writer.checkPull(&blob{content: content, extents: extents})
+}
+
 // TestAppendSurvivesNextFailure checks that what was acknowledged while a node was
 // down can lose m nodes all the same.
 func TestAppendSurvivesNextFailure(t *testing.T) {
@@ -212,9 +245,31 @@ func TestAppendSurvivesNextFailure(t *testing.T) {
 	c.nodes[0].checkPull(b)
 }
 
+// TestAppendWaitsForAnFsync: an extent is not acknowledged short of a shard because the
+// disk of one node takes a little longer than those of the others.
+func TestAppendWaitsForAnFsync(t *testing.T) {
+	c := startCluster(t, 5, func(cfg *Config) {
+		defaults := DefaultConfig()
+		cfg.HedgeDelay, cfg.LateDelay = defaults.HedgeDelay, defaults.LateDelay
+	})
+	disk := c.nodes[1].store.disks.all[0]
+	sync := disk.calls.sync
+	disk.calls.sync = func(f *os.File) error {
+		time.Sleep(DefaultConfig().HedgeDelay + 100*time.Millisecond)
+		return sync(f)
+	}
+	for i := range 3 {
+		for _, e := range c.nodes[0].push(50_000, uint64(i)).extents {
+			if slices.Contains(e.GetHolders(), "") {
+				t.Errorf("all nodes are well, and an extent is on %q", e.GetHolders())
+			}
+		}
+	}
+}
+
 // TestAppendOwnDiskHangs has the disk of the node that takes the bytes hang.
 func TestAppendOwnDiskHangs(t *testing.T) {
-	c := startCluster(t, 3, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay = testStall, testHedge })
+	c := startCluster(t, 3, func(cfg *Config) { cfg.StallTimeout, cfg.HedgeDelay, cfg.LateDelay = testStall, testHedge, testHedge })
 	content := randomBytes(250_000, 1)
 	var release func()
 	source := &gateReader{content: content, gate: 60_000, reached: func() { release = c.nodes[0].hang() }}

@@ -28,14 +28,16 @@ type body struct {
 	expected  uint64
 	// awaited says that the client sends nothing before a "100 Continue", which
 	// net/http sends at the first read.
-	awaited  bool
+	awaited bool
+	// http2 says that deadlines must not be left armed, see disarm.
+	http2    bool
 	received uint64
 	err      error
 }
 
 func newBody(r *http.Request, control *http.ResponseController, idle time.Duration, now func() time.Time) *body {
 	b := &body{
-		source: r.Body, control: control, idle: idle, now: now,
+		source: r.Body, control: control, idle: idle, now: now, http2: r.ProtoMajor == 2,
 		awaited: strings.EqualFold(r.Header.Get("Expect"), "100-continue"),
 	}
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
@@ -60,6 +62,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.awaited = false
 	b.arm()
 	n, err := b.source.Read(p)
+	b.disarm(err)
 	b.received += uint64(n)
 	if b.announced {
 		if uint64(n) > b.expected {
@@ -102,6 +105,16 @@ func (b *body) arm() {
 	}
 	// A connection without deadlines (in tests) has no silent client either.
 	_ = b.control.SetReadDeadline(deadline)
+}
+
+// disarm takes the read deadline back after a read. HTTP/2 has its deadlines go off
+// between reads too, while it is the server that is slow, and fails the stream for
+// it; HTTP/1.1 looks at them only in a read, and moving them less often is cheaper.
+func (b *body) disarm(err error) {
+	if b.http2 && err == nil {
+		_ = b.control.SetReadDeadline(time.Time{})
+		b.armed = time.Time{}
+	}
 }
 
 // ended says whether the client has sent everything.

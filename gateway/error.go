@@ -112,6 +112,8 @@ var replies = []reply{
 	{err: metadata.ErrUploadFinished, status: http.StatusNotFound, code: codeUploadUnknown, message: "the upload is finished"},
 	// Two writers at once. BLOB_UPLOAD_INVALID makes go-containerregistry start again.
 	{err: metadata.ErrUploadSize, status: http.StatusRequestedRangeNotSatisfiable, code: codeUploadInvalid, message: "the upload has another size"},
+	// Not 404, which ends the push for some clients; on this they begin again.
+	{err: metadata.ErrUploadLost, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the upload was lost, push the blob again", retryAfter: retrySoon},
 	{err: metadata.ErrManifestUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "manifest unknown"},
 	{err: metadata.ErrTagUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "tag unknown"},
 	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has nothing with this digest"},
@@ -119,6 +121,7 @@ var replies = []reply{
 	{err: metadata.ErrUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no quorum", retryAfter: retryElection},
 	{err: metadata.ErrOutcomeUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster did not answer in time", retryAfter: retryElection},
 	{err: metadata.ErrHolderUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "a node left during the upload", retryAfter: retrySoon},
+	{err: metadata.ErrExtentLate, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "this node was held up for too long", retryAfter: retrySoon},
 	// This node ends; the next request goes to another one.
 	{err: metadata.ErrCorrupt, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "this node can't go on", retryAfter: retrySoon},
 	{err: metadata.ErrDiverged, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "this node can't go on", retryAfter: retrySoon},
@@ -135,7 +138,7 @@ var replies = []reply{
 
 	{err: blobstore.ErrNoSpace, status: http.StatusInsufficientStorage, code: codeUnavailable, message: "the cluster has no room for this blob", retryAfter: retryOperator},
 	{err: blobstore.ErrInsufficientNodes, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too few healthy nodes to store a blob safely", retryAfter: retryElection},
-	{err: blobstore.ErrTooFewShards, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too few healthy nodes to read the blob", retryAfter: retryElection},
+	{err: blobstore.ErrTooFewShards, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too many nodes failed at once: a part of the blob can't be read or stored now", retryAfter: retryElection},
 	{err: blobstore.ErrBusy, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster is busy", retryAfter: retrySoon},
 	{err: blobstore.ErrShardUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "a part of the blob is missing", retryAfter: retryElection},
 	{err: blobstore.ErrChecksum, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "a part of the blob is damaged", retryAfter: retryElection},

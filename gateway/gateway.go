@@ -26,19 +26,20 @@ type BlobRecords interface {
 	// has no such blob.
 	Blob(ctx context.Context, repository, digest string) (*proto.Blob, error)
 	// RetainBlob is Blob for an answer that a client will rely on: the blob stays
-	// for hours though no manifest refers to it yet.
+	// for hours though no manifest refers to it yet. One that is lost by the records
+	// is unknown.
 	RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error)
 	// BlobRepositories returns at most limit repositories that have the blob and
 	// come after a name, in the order of their bytes, and whether there are more.
 	BlobRepositories(ctx context.Context, digest, after string, limit int) (repositories []string, more bool, err error)
 	// MountBlob links in repository what is linked in from, with the errors of
-	// Blob.
+	// RetainBlob.
 	MountBlob(ctx context.Context, repository, from, digest string) error
 	// DeleteBlob takes the blob out of this repository only, with the errors of
 	// Blob.
 	DeleteBlob(ctx context.Context, repository, digest string) error
 	// CommitBlob makes a blob of an upload, or of extents alone, and links it.
-	// Fails with ErrUploadUnknown, ErrUploadSize, ErrUploadFinished.
+	// Fails with ErrUploadUnknown, ErrUploadSize, ErrUploadFinished, ErrUploadLost.
 	CommitBlob(ctx context.Context, commit *proto.CommitBlob) error
 }
 

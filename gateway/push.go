@@ -154,16 +154,18 @@ func (g *gateway) computeDigest(ctx context.Context, p *push, digest string) (st
 }
 
 // hashStored hashes what was pushed by reading it again. That is for the clients
-// that name an algorithm other than SHA-256 only in the end.
+// that name an algorithm other than SHA-256 only in the end. It may take longer than
+// the sweep spares shards that no record names, so all is on record before.
 func (g *gateway) hashStored(ctx context.Context, p *push, algorithm string) (string, error) {
+	if err := g.recordTail(ctx, p); err != nil {
+		return "", err
+	}
 	release, err := g.uploads.acquire(ctx, 1)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	extents := make([]*proto.Extent, 0, len(p.recorded)+len(p.tail))
-	extents = append(append(extents, p.recorded...), p.tail...)
-	reader, err := g.blobs.Read(ctx, extents, 0, p.progress.Size)
+	reader, err := g.blobs.Read(ctx, p.recorded, 0, p.progress.Size)
 	if err != nil {
 		return "", fmt.Errorf("open upload %s: %w", p.uploadID, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/proto"
 )
 
 // registry is a gateway on real TCP over stores in memory.
@@ -452,4 +453,37 @@ func (g *gate) Read(p []byte) (int, error) {
 	}
 	<-g.open
 	return 0, io.EOF
+}
+
+// pausingBlobs lets time pass between two reads of a body, like an append that waits
+// for memory or for nodes.
+type pausingBlobs struct {
+	*memoryBlobs
+	pause time.Duration
+}
+
+func (p *pausingBlobs) Append(ctx context.Context, from blobstore.Progress, r io.Reader, record func(context.Context, blobstore.Recorded) error) (blobstore.Progress, []*proto.Extent, uint64, error) {
+	first := make([]byte, 1000)
+	if _, err := io.ReadFull(r, first); err != nil {
+		return blobstore.Progress{}, nil, 0, err
+	}
+	<-time.After(p.pause)
+	return p.memoryBlobs.Append(ctx, from, io.MultiReader(bytes.NewReader(first), r), record)
+}
+
+// TestSlowServerIsNotTheClientsFault: the time that the server takes does not count as
+// the client's silence.
+func TestSlowServerIsNotTheClientsFault(t *testing.T) {
+	for name, start := range map[string]func(*testing.T, http.Handler) *httptest.Server{"HTTP/1.1": startServer, "HTTP/2": startHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			r := &registry{t: t, metadata: newMemoryMetadata(), blobs: newMemoryBlobs()}
+			t.Parallel()
+			const idle = time.Second
+			handler := New(Config{IdleTimeout: idle}, r.metadata, &pausingBlobs{r.blobs, 2 * idle})
+			r.gateway, r.server = handler.(*gateway), start(t, handler)
+			location := r.want(http.StatusAccepted, http.MethodPost, "/v2/a/blobs/uploads/", nil).Header.Get("Location")
+			// More than any window holds, so that the client is still sending.
+			r.want(http.StatusAccepted, http.MethodPatch, location, bytes.NewReader(make([]byte, 30_000_000)))
+		})
+	}
 }

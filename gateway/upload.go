@@ -206,8 +206,8 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 		if p.uploadID != x.reference {
 			g.abandon(ctx, p.repository, p.uploadID)
 		}
-		if errors.Is(err, errDigestInvalid) {
-			// No client goes on with an upload that has the wrong bytes.
+		if errors.Is(err, errDigestInvalid) || errors.Is(err, metadata.ErrUploadLost) {
+			// Nobody can go on with an upload that has the wrong bytes, or lost some.
 			g.abandon(ctx, x.repository, x.reference)
 		}
 		return g.explainSize(x, err)
@@ -235,8 +235,8 @@ func (g *gateway) finishAgain(ctx context.Context, x *exchange, same bool) error
 		return fmt.Errorf("finish upload %s with another digest: %w", x.reference, metadata.ErrUploadFinished)
 	}
 	digest := x.query.Get("digest")
-	if _, err := g.metadata.Blob(ctx, x.repository, digest); err != nil {
-		if isMissing(err) { // Deleted since: the client has to push it again.
+	if _, err := g.metadata.RetainBlob(ctx, x.repository, digest); err != nil {
+		if isMissing(err) { // Deleted or lost since: the client has to push it again.
 			return fmt.Errorf("finish upload %s again: %w", x.reference, metadata.ErrUploadFinished)
 		}
 		return fmt.Errorf("look up blob %s: %w", digest, err)

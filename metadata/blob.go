@@ -33,7 +33,10 @@ func (c *change) commitBlob(command *proto.CommitBlob) error {
 	if size, ok := sizeOf(command.GetExpectedSize(), command.GetExtents()); !ok || size != command.GetSize() {
 		return invalid("blob %s of %d bytes has extents for %d", command.GetDigest(), command.GetSize(), size)
 	}
-	content := blobContent{command.GetDigest(), command.GetSize(), upload.GetExtentIds(), command.GetExtents(), command.GetUnreachable()}
+	content := blobContent{
+		digest: command.GetDigest(), size: command.GetSize(), uploadID: command.GetUploadId(),
+		recorded: upload.GetExtentIds(), fresh: command.GetExtents(),
+	}
 	if err := c.storeBlob(content); err != nil {
 		return err
 	}
@@ -48,14 +51,22 @@ func (c *change) commitBlob(command *proto.CommitBlob) error {
 
 // commitAgain answers a commit whose upload has become this blob before. The
 // client whose first answer was lost gets it again; if the blob was unlinked
-// since, it is linked again, and if it is gone, so is the upload.
+// since, it is linked again, and if it is gone or lost, so is the upload.
 func (c *change) commitAgain(command *proto.CommitBlob) error {
-	exists, err := c.has(bucketBlobs, keyOf(command.GetDigest()))
+	var record proto.BlobRecord
+	exists, err := c.record(bucketBlobs, keyOf(command.GetDigest()), &record)
 	if err != nil {
 		return err
 	}
 	if !exists {
 		return refuse(proto.Refusal_REFUSAL_UPLOAD_UNKNOWN, "upload %s became a blob that was deleted", command.GetUploadId())
+	}
+	lost, err := c.areLost(record.GetExtentIds())
+	if err != nil {
+		return err
+	}
+	if lost {
+		return refuse(proto.Refusal_REFUSAL_UPLOAD_UNKNOWN, "upload %s became a blob that was lost", command.GetUploadId())
 	}
 	return c.link(command.GetRepository(), command.GetDigest())
 }
@@ -64,17 +75,17 @@ func (c *change) commitAgain(command *proto.CommitBlob) error {
 type blobContent struct {
 	digest string
 	size   uint64
+	// uploadID is empty for content without an upload.
+	uploadID string
 	// recorded are the ids of the upload's extents, fresh the extents behind them.
 	recorded [][]byte
 	fresh    []*proto.Extent
-	// unreachable are the nodes that did not answer whoever brought it.
-	unreachable []string
 }
 
 // storeBlob makes the blob's record, without a reference; the caller adds one in
 // the same command. Known content stays where it is, and what was brought along
-// becomes garbage, unless the known shards are too few to read: then a new push
-// heals the blob.
+// becomes garbage, unless the known content is lost: then a new push heals the
+// blob.
 func (c *change) storeBlob(content blobContent) error {
 	var record proto.BlobRecord
 	known, err := c.record(bucketBlobs, keyOf(content.digest), &record)
@@ -85,7 +96,7 @@ func (c *change) storeBlob(content blobContent) error {
 		if record.GetSize() != content.size {
 			return invalid("blob %s has %d bytes, not %d", content.digest, record.GetSize(), content.size)
 		}
-		lost, err := c.unreadable(record.GetExtentIds(), content.unreachable)
+		lost, err := c.areLost(record.GetExtentIds())
 		if err != nil {
 			return err
 		}
@@ -101,7 +112,7 @@ func (c *change) storeBlob(content blobContent) error {
 			return err
 		}
 	}
-	if err := c.checkExtents(content.fresh); err != nil {
+	if err := c.checkContent(content); err != nil {
 		return err
 	}
 	record.ExtentIds = append(content.recorded[:len(content.recorded):len(content.recorded)], idsOf(content.fresh)...)
@@ -116,6 +127,18 @@ func (c *change) storeBlob(content blobContent) error {
 		return err
 	}
 	return c.put(bucketBlobs, keyOf(content.digest), &record)
+}
+
+// checkContent refuses what a blob can't be read from.
+func (c *change) checkContent(content blobContent) error {
+	lost, err := c.areLost(content.recorded)
+	if err != nil {
+		return err
+	}
+	if lost {
+		return refuse(proto.Refusal_REFUSAL_UPLOAD_LOST, "upload %s has fewer shards left than it can be read from", content.uploadID)
+	}
+	return c.checkExtents(content.fresh)
 }
 
 // blob returns a blob with its extents.
@@ -151,12 +174,31 @@ func (s *Store) Blobs(after string, limit int) (blobs []*proto.Blob, err error) 
 	return blobs, err
 }
 
+// StoredBlob returns a blob that the cluster stores, whatever repository has it, if
+// any does. Errors: ErrBlobUnknown, ErrUnavailable.
+func (s *Store) StoredBlob(ctx context.Context, digest string) (blob *proto.Blob, err error) {
+	if !isName(digest) {
+		return nil, ErrBlobUnknown
+	}
+	err = s.readContent(ctx, func(v view) error {
+		known, err := v.record(bucketBlobs, keyOf(digest), &proto.BlobRecord{})
+		if err == nil && !known {
+			return ErrBlobUnknown
+		}
+		if err == nil {
+			blob, err = v.blob(digest)
+		}
+		return err
+	})
+	return blob, err
+}
+
 // CommitBlob turns an upload, with the extents that are not recorded yet, into a
 // blob that is linked in the repository. Content that the cluster knows is only
 // linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,
-// ErrUploadSize, ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+// ErrUploadSize, ErrUploadLost, ErrHolderUnknown, ErrInvalid, ErrUnavailable,
+// ErrOutcomeUnknown.
 func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error {
-	commit.Unreachable = s.cfg.Unreachable()
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: commit}})
 	return err
 }

@@ -19,7 +19,8 @@ import (
 type change struct {
 	view
 	at position
-	// now is the time of the command being carried out, in Unix milliseconds.
+	// now is the time of the command being carried out, in Unix milliseconds, or of an
+	// earlier one that was later by its proposer's clock.
 	now int64
 	// result is the answer to the command being carried out.
 	result *proto.Result
@@ -31,7 +32,7 @@ type change struct {
 	// of a record, and one for each KiB of it.
 	work int
 	// republish tells that what the machine has published is out of date: nodes,
-	// cluster id or settings.
+	// cluster id, settings, era or recoveries.
 	republish bool
 }
 
@@ -92,11 +93,13 @@ func (c *change) apply(entry consensus.Entry) ([]byte, error) {
 
 // carryOut runs the command whole or not at all.
 func (c *change) carryOut(command *proto.Command) (*proto.Result, error) {
-	c.now = command.GetTimeUnixMs()
 	c.result = &proto.Result{}
 	c.undo = c.undo[:0]
 	c.usage = map[string]usageDifference{}
 	err := c.admit(command)
+	if err == nil {
+		err = c.setClock(command.GetTimeUnixMs())
+	}
 	if err == nil {
 		err = c.run(command)
 	}

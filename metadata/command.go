@@ -101,6 +101,8 @@ func (c *change) run(command *proto.Command) error {
 	switch body := command.GetBody().(type) {
 	case *proto.Command_InitCluster:
 		return c.initCluster(body.InitCluster)
+	case *proto.Command_RecoverCluster:
+		return c.recoverCluster(body.RecoverCluster)
 	case *proto.Command_PutNode:
 		return c.putNode(body.PutNode)
 	case *proto.Command_SetNodeState:
@@ -141,6 +143,8 @@ func (c *change) run(command *proto.Command) error {
 		return c.setLiveness(body.SetLiveness)
 	case *proto.Command_PutSettings:
 		return c.putSettings(body.PutSettings)
+	case *proto.Command_AdvanceEra:
+		return c.advanceEra(body.AdvanceEra)
 	case *proto.Command_Expire:
 		return c.expire(body.Expire)
 	case *proto.Command_Checkpoint:

@@ -23,6 +23,9 @@ var (
 	ErrUploadSize = errors.New("upload has another size")
 	// ErrUploadFinished: the upload has become a blob already.
 	ErrUploadFinished = errors.New("upload is finished")
+	// ErrUploadLost: so many shards of the upload's extents are damaged or gone that it
+	// can't be read. The client has to push everything again.
+	ErrUploadLost = errors.New("upload is lost")
 	// ErrManifestUnknown: the repository has no manifest with this digest.
 	ErrManifestUnknown = errors.New("manifest unknown")
 	// ErrTagUnknown: the repository has no such tag.
@@ -33,6 +36,9 @@ var (
 	// ErrPrecondition: a tag or a manifest is not what the caller wants it to be
 	// for the change. The error is a *PreconditionError.
 	ErrPrecondition = errors.New("precondition does not hold")
+	// ErrExtentLate: so long has passed since the extent was stored that the sweep may
+	// have taken its shards. The client may push it again.
+	ErrExtentLate = errors.New("extent is recorded too late")
 	// ErrExtentUnknown: no blob or upload names the extent any more.
 	ErrExtentUnknown = errors.New("extent unknown")
 	// errKeyKnown: another node was first to add a signing key.
@@ -136,6 +142,8 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrUploadUnknown
 	case proto.Refusal_REFUSAL_UPLOAD_FINISHED:
 		return ErrUploadFinished
+	case proto.Refusal_REFUSAL_UPLOAD_LOST:
+		return ErrUploadLost
 	case proto.Refusal_REFUSAL_MANIFEST_UNKNOWN:
 		return ErrManifestUnknown
 	case proto.Refusal_REFUSAL_TAG_UNKNOWN:
@@ -154,6 +162,8 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrClusterID
 	case proto.Refusal_REFUSAL_EXPIRED:
 		return ErrUnavailable
+	case proto.Refusal_REFUSAL_EXTENT_LATE:
+		return ErrExtentLate
 	case proto.Refusal_REFUSAL_EXTENT_UNKNOWN:
 		return ErrExtentUnknown
 	case proto.Refusal_REFUSAL_KEY_KNOWN:

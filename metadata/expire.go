@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -17,6 +18,14 @@ const expireLimit = 200
 // commands wait meanwhile, for some 0.1 s. What is begun is finished, at least one
 // record of each kind: an image index with what it lists, a blob with its extents.
 const expireWork = 1 << 13
+
+// releaseInterval is the time between two looks for shards of removed nodes, which
+// nobody repairs before they are off the records. releaseLimit is how many one
+// command takes off.
+const (
+	releaseInterval = time.Second
+	releaseLimit    = 1000
+)
 
 // expireRounds bounds the commands of one interval, so that a node that has much
 // to drop does not fill the log with it.
@@ -147,30 +156,47 @@ func (v view) removedShards(limit int) (shards []shard, err error) {
 }
 
 // Run drops what is over its time and sees that there is a young signing key,
-// every StoreConfig.ExpireInterval, until ctx ends; then it returns nil. One node
-// is enough: the leader.
+// every StoreConfig.ExpireInterval, and takes shards of removed nodes off the
+// records at once, until ctx ends; then it returns nil. One node is enough: the
+// leader.
 func (s *Store) Run(ctx context.Context) error {
-	ticker := time.NewTicker(s.cfg.ExpireInterval)
-	defer ticker.Stop()
-	for {
-		if err := s.renewSigningKey(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Warn().Err(err).Msg("no new signing key, trying again later")
+	expire, release := time.NewTicker(s.cfg.ExpireInterval), time.NewTicker(releaseInterval)
+	defer expire.Stop()
+	defer release.Stop()
+	renew := true
+	for ctx.Err() == nil {
+		if renew {
+			s.logDuty("renew the signing key", 0, s.renewSigningKey(ctx))
 		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		dropped, err := s.Expire(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			s.cfg.Logger.Warn().Err(err).Msg("could not drop expired records")
-		case dropped > 0:
-			s.cfg.Logger.Info().Int("records", dropped).Msg("dropped expired records")
+		case <-release.C:
+			renew = false
+			released, err := s.release(ctx)
+			s.logDuty("take shards of removed nodes off the records", released, err)
+		case <-expire.C:
+			renew = true
+			dropped, err := s.Expire(ctx)
+			s.logDuty("drop expired records", dropped, err)
 		}
 	}
+	return nil
+}
+
+// logDuty logs what was done, if anything was, or why not.
+func (s *Store) logDuty(duty string, records int, err error) {
+	switch {
+	case errors.Is(err, context.Canceled): // The next leader does it.
+	case err != nil:
+		s.cfg.Logger.Warn().Err(err).Str("duty", duty).Msg("leader's duty not done, trying again later")
+	case records > 0:
+		s.cfg.Logger.Info().Str("duty", duty).Int("records", records).Msg("leader's duty done")
+	}
+}
+
+// release takes all shards of removed nodes off the records.
+func (s *Store) release(ctx context.Context) (released int, err error) {
+	return s.expireBefore(ctx, &proto.Expire{Limit: releaseLimit}, math.MaxInt)
 }
 
 // Expire drops records that are over their time now, and tells how many. It

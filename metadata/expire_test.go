@@ -233,3 +233,25 @@ func countBlobs(t *testing.T, s *Store, unhealthy map[string]bool) (counts [3]ui
 	}
 	return counts
 }
+
+// TestReleaseIsWhole: a removed node's shards are all off the records in one go, since
+// none is repaired before.
+func TestReleaseIsWhole(t *testing.T) {
+	s, _ := openStore(t, StoreConfig{})
+	joinNodes(t, s, "a", "b")
+	const extents = 3*releaseLimit + 1
+	var all []*proto.Extent
+	for i := range extents {
+		all = append(all, extentOf(fmt.Sprintf("e%05d", i), 1, "a", "b"))
+	}
+	if err := s.CommitBlob(t.Context(), &proto.CommitBlob{Repository: "r", Digest: digestOf("x"), Size: extents, Extents: all}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetNodeState(t.Context(), "b", proto.NodeState_NODE_STATE_REMOVED); err != nil {
+		t.Fatal(err)
+	}
+	released, err := s.release(t.Context())
+	if degraded, countErr := s.CountDegraded(); released != extents || degraded != extents || err != nil || countErr != nil {
+		t.Errorf("of %d shards, %d were released and %d extents are degraded: %v, %v", extents, released, degraded, err, countErr)
+	}
+}

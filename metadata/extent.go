@@ -20,8 +20,15 @@ const maxExtents = 1 << 16
 
 // checkExtents refuses extents that can't be what a writer has stored.
 func (c *change) checkExtents(extents []*proto.Extent) error {
+	era, err := c.era()
+	if err != nil {
+		return err
+	}
 	seen := make(map[string]bool, len(extents))
 	for _, e := range extents {
+		if err := checkEra(e, era); err != nil {
+			return err
+		}
 		if err := c.checkExtent(e); err != nil {
 			return err
 		}
@@ -118,6 +125,7 @@ func idsOf(extents []*proto.Extent) [][]byte {
 // recordExtents stores extents that checkExtents has passed.
 func (c *change) recordExtents(extents []*proto.Extent, owner *proto.ExtentRecord) error {
 	for _, e := range extents {
+		e.Era = 0 // of no more use
 		if err := c.putExtent(&proto.ExtentRecord{Extent: e, Owner: owner.GetOwner()}); err != nil {
 			return err
 		}
@@ -252,25 +260,37 @@ func isDamaged(e *proto.Extent, number int) bool {
 	return slices.Contains(e.GetDamagedShards(), uint32(number))
 }
 
-// unreadable reports whether one of the extents has fewer sound shards on members
-// than it can be read from, not counting those that are unreachable.
-func (c *change) unreadable(ids [][]byte, unreachable []string) (bool, error) {
-	for _, id := range ids {
-		var record proto.ExtentRecord
-		if err := c.mustRecord(bucketExtents, id, &record); err != nil {
-			return false, err
-		}
+// areLost is isLost for recorded extents.
+func (v view) areLost(ids [][]byte) (bool, error) {
+	extents, err := v.extents(ids)
+	if err != nil {
+		return false, err
+	}
+	return v.isLost(extents)
+}
+
+// isLost reports whether one of the extents has, by the records, fewer sound shards
+// than it can be read from. A shard does not count if it is damaged, on no node, or
+// on one that was removed or is down. That one may come back with it, and what was
+// pushed again meanwhile then costs some room. What does not answer somebody now is
+// no reason: that is back soon, or is nobody else's trouble.
+func (v view) isLost(extents []*proto.Extent) (bool, error) {
+	counts := map[string]bool{"": false}
+	for _, e := range extents {
 		held := 0
-		for number, holder := range record.GetExtent().GetHolders() {
-			member, err := c.isMember(holder)
-			if err != nil {
-				return false, err
+		for number, holder := range e.GetHolders() {
+			if _, known := counts[holder]; !known {
+				there, err := v.isThere(holder)
+				if err != nil {
+					return false, err
+				}
+				counts[holder] = there
 			}
-			if member && !slices.Contains(unreachable, holder) && !isDamaged(record.GetExtent(), number) {
+			if counts[holder] && !isDamaged(e, number) {
 				held++
 			}
 		}
-		if held < int(record.GetExtent().GetLayout().GetDataShards()) {
+		if held < int(e.GetLayout().GetDataShards()) {
 			return true, nil
 		}
 	}
@@ -291,11 +311,15 @@ func (v view) extents(ids [][]byte) ([]*proto.Extent, error) {
 }
 
 // LiveShards tells for each shard whether the records say that it is where the
-// reference says. A shard that is not live, and was stored so long ago that its
-// writer has recorded it or given up, is garbage. Error: ErrUnavailable.
-func (s *Store) LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]bool, error) {
-	live := make([]bool, len(shards))
-	err := s.read(ctx, func(v view) error {
+// reference says, and in which era that is so. A shard that was found not to be live
+// two eras ago, and is not live now, never will be: it is garbage. Error:
+// ErrUnavailable.
+func (s *Store) LiveShards(ctx context.Context, shards []*proto.ShardRef) (live []bool, era uint64, err error) {
+	live = make([]bool, len(shards))
+	err = s.read(ctx, func(v view) error {
+		if era, err = v.era(); err != nil {
+			return err
+		}
 		for i, shard := range shards {
 			if len(shard.GetExtentId()) != extentIDBytes {
 				return fmt.Errorf("%w: extent id of %d bytes", ErrInvalid, len(shard.GetExtentId()))
@@ -311,7 +335,7 @@ func (s *Store) LiveShards(ctx context.Context, shards []*proto.ShardRef) ([]boo
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return live, nil
+	return live, era, nil
 }

@@ -90,11 +90,12 @@ func commandsOfAllKinds(t testing.TB) (commands []*proto.Command) {
 		`put_manifest { repository: "r" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true manifests { digest: "d4" } optional_blobs { digest: "d1" } } extents { id: "extent-000000003" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } precondition { exists: true digests: "d2" not_digests: "d3" } }`,
 		`put_manifest { repository: "r" tags: "v1" manifest { digest: "d2" media_type: "m" size: 2 stored_as_blob: true } extents { id: "extent-000000004" size: 2 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } precondition { missing: true } }`,
 		`delete_tags_of { repository: "r" digest: "d2" limit: 1 precondition { exists: true } }`,
-		`commit_blob { repository: "r" digest: "d1" size: 3 extents { id: "extent-000000005" size: 3 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } unreachable: "n1" }`,
+		`commit_blob { repository: "r" digest: "d1" size: 3 extents { id: "extent-000000005" size: 3 layout { data_shards: 1 cell_bytes: 1 } holders: "n3" } }`,
 		`delete_tag { repository: "r" tag: "v1" }`,
 		`delete_manifest { repository: "r" digest: "d2" }`,
 		`expire { limit: 9 }`,
 		`expire { limit: 9 blobs_before_unix_ms: 9000 manifests_before_unix_ms: 9000 }`,
+		`advance_era {}`,
 		`checkpoint {}`,
 	} {
 		command := &proto.Command{TimeUnixMs: 1000}

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/atollregistry/atoll/proto"
@@ -142,12 +143,19 @@ func (c *change) mountBlob(command *proto.MountBlob) error {
 	if !isName(command.GetRepository()) || !isName(command.GetDigest()) {
 		return invalid("repository %q, digest %q", command.GetRepository(), command.GetDigest())
 	}
-	linked, err := c.has(bucketLinks, keyOf(command.GetFrom(), command.GetDigest()))
+	if err := c.needLink(command.GetFrom(), command.GetDigest(), &proto.Link{}); err != nil {
+		return err
+	}
+	var record proto.BlobRecord
+	if err := c.mustRecord(bucketBlobs, keyOf(command.GetDigest()), &record); err != nil {
+		return err
+	}
+	lost, err := c.areLost(record.GetExtentIds())
 	if err != nil {
 		return err
 	}
-	if !linked {
-		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q", command.GetDigest(), command.GetFrom())
+	if lost {
+		return refuse(proto.Refusal_REFUSAL_BLOB_UNKNOWN, "%s in repository %q is lost", command.GetDigest(), command.GetFrom())
 	}
 	return c.link(command.GetRepository(), command.GetDigest())
 }
@@ -186,17 +194,25 @@ func (c *change) needLink(repository, digest string, link *proto.Link) error {
 // return one whose deletion this node has not seen. Errors: ErrBlobUnknown,
 // ErrRepositoryUnknown, ErrUnavailable.
 func (s *Store) Blob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
-	blob, _, err := s.linkedBlob(ctx, repository, digest)
+	blob, _, err := s.linkedBlob(ctx, repository, digest, false)
 	return blob, err
 }
 
 // RetainBlob is Blob for a caller who will rely on the blob being there and refer
 // to it by a manifest later: it keeps the blob from collection for at least half
-// of StoreConfig.BlobGrace. Errors: those of Blob, and ErrOutcomeUnknown.
+// of StoreConfig.BlobGrace. A blob that is lost by the records is unknown, so that
+// it is pushed again. Errors: those of Blob, and ErrOutcomeUnknown.
 func (s *Store) RetainBlob(ctx context.Context, repository, digest string) (*proto.Blob, error) {
-	blob, link, err := s.linkedBlob(ctx, repository, digest)
-	if err != nil || !s.isHalfOver(link.GetUnreferencedUnixMs(), s.cfg.BlobGrace) {
-		return blob, err
+	blob, link, err := s.linkedBlob(ctx, repository, digest, true)
+	if err != nil {
+		return nil, err
+	}
+	over, err := s.isHalfOver(link.GetUnreferencedUnixMs(), s.cfg.BlobGrace)
+	if err != nil {
+		return nil, err
+	}
+	if !over {
+		return blob, nil
 	}
 	_, err = s.propose(ctx, &proto.Command{Body: &proto.Command_RenewBlob{RenewBlob: &proto.RenewBlob{
 		Repository: repository, Digest: digest,
@@ -208,12 +224,22 @@ func (s *Store) RetainBlob(ctx context.Context, repository, digest string) (*pro
 }
 
 // isHalfOver reports whether more than half of a grace that began at a time is
-// over; never if that is 0.
-func (s *Store) isHalfOver(since int64, grace time.Duration) bool {
-	return since != 0 && s.cfg.Now().UnixMilli()-since > grace.Milliseconds()/2
+// over, by this node's clock or by the state's if that is later; never if the time
+// is 0.
+func (s *Store) isHalfOver(since int64, grace time.Duration) (over bool, err error) {
+	if since == 0 {
+		return false, nil
+	}
+	err = s.machine.view(func(v view) error {
+		clock, err := v.clock()
+		over = max(s.cfg.Now().UnixMilli(), clock)-since > grace.Milliseconds()/2
+		return err
+	})
+	return over, err
 }
 
-func (s *Store) linkedBlob(ctx context.Context, repository, digest string) (blob *proto.Blob, link *proto.Link, err error) {
+// linkedBlob returns a blob and its link; one that is lost only if that will do.
+func (s *Store) linkedBlob(ctx context.Context, repository, digest string, sound bool) (blob *proto.Blob, link *proto.Link, err error) {
 	err = s.readContent(ctx, func(v view) error {
 		link = &proto.Link{}
 		linked, err := v.record(bucketLinks, keyOf(repository, digest), link)
@@ -223,7 +249,13 @@ func (s *Store) linkedBlob(ctx context.Context, repository, digest string) (blob
 		if !linked {
 			return v.missing(repository, ErrBlobUnknown)
 		}
-		blob, err = v.blob(digest)
+		if blob, err = v.blob(digest); err != nil || !sound {
+			return err
+		}
+		lost, err := v.isLost(blob.GetExtents())
+		if err == nil && lost {
+			err = fmt.Errorf("%w: %s is lost", ErrBlobUnknown, digest)
+		}
 		return err
 	})
 	if err != nil {
@@ -233,7 +265,7 @@ func (s *Store) linkedBlob(ctx context.Context, repository, digest string) (blob
 }
 
 // MountBlob links a blob of the repository from in another. Errors:
-// ErrBlobUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+// ErrBlobUnknown, also for one that is lost by the records, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) MountBlob(ctx context.Context, repository, from, digest string) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_MountBlob{MountBlob: &proto.MountBlob{
 		Repository: repository, Digest: digest, From: from,

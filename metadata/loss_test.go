@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -74,5 +75,35 @@ func TestLossesOfManyPages(t *testing.T) {
 	losses, err := s.Losses(t.Context(), "n1", func(string) bool { return false })
 	if err != nil || losses.Blobs != blobs || len(losses.First) != lostListed {
 		t.Errorf("losses are %d, %d of them named, %v", losses.Blobs, len(losses.First), err)
+	}
+}
+
+// A blob that is lost by the records is there for who wants to read it, but not for
+// who asks whether it has to be pushed.
+func TestLostBlobIsUnknownToWhoMeansToReferToIt(t *testing.T) {
+	s, _ := openStore(t, StoreConfig{})
+	joinNodes(t, s, "n1", "n2")
+	layer := pushBlob(t, s, "app", "layer", "n1", "n2")
+	if err := s.ReportShards(t.Context(), []*proto.ShardRef{{ExtentId: extentOf("layer", 7).Id, NodeId: "n1"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		liveness proto.Liveness
+		lost     bool
+	}{
+		{proto.Liveness_LIVENESS_UNSPECIFIED, false},
+		{proto.Liveness_LIVENESS_UNREACHABLE, false},
+		{proto.Liveness_LIVENESS_DOWN, true},
+		{proto.Liveness_LIVENESS_UNSPECIFIED, false},
+	} {
+		if err := s.SetLiveness(t.Context(), s.LocalNodes()[1], step.liveness); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.RetainBlob(t.Context(), "app", layer); errors.Is(err, ErrBlobUnknown) != step.lost {
+			t.Errorf("with the last sound shard on a node that is %v: %v", step.liveness, err)
+		}
+		if _, err := s.Blob(t.Context(), "app", layer); err != nil {
+			t.Errorf("to a reader it is %v", err)
+		}
 	}
 }

@@ -48,6 +48,9 @@ type Machine struct {
 	nodes     atomic.Pointer[[]*proto.Node]
 	clusterID atomic.Pointer[string]
 	settings  atomic.Pointer[proto.Settings]
+	eraSeen   atomic.Pointer[eraSeen]
+
+	recoveries atomic.Pointer[[]*proto.Recovery]
 }
 
 var _ consensus.StateMachine = (*Machine)(nil)
@@ -94,7 +97,17 @@ func (m *Machine) publish() error {
 		if err != nil {
 			return err
 		}
+		era, err := v.era()
+		if err != nil {
+			return err
+		}
+		m.noteEra(era)
+		recoveries, err := v.recoveries()
+		if err != nil {
+			return err
+		}
 		m.settings.Store(settings)
+		m.recoveries.Store(&recoveries)
 		m.nodes.Store(&nodes)
 		m.clusterID.Store(&id)
 		m.at.Store(&at)

@@ -199,7 +199,7 @@ func (c *change) storeManifest(command *proto.PutManifest, asBlob, known bool) e
 	case !asBlob:
 		return c.putValue(bucketManifestContents, keyOf(command.GetRepository(), manifest.GetDigest()), manifest.GetContent())
 	}
-	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents(), unreachable: command.GetUnreachable()}
+	content := blobContent{digest: manifest.GetDigest(), size: manifest.GetSize(), fresh: command.GetExtents()}
 	if err := c.storeBlob(content); err != nil || known {
 		return err
 	}
@@ -348,7 +348,14 @@ func (s *Store) RetainManifest(ctx context.Context, repository, digest string) (
 	if err != nil {
 		return nil, err
 	}
-	if s.cfg.UntaggedAge == 0 || !s.isHalfOver(since, s.cfg.UntaggedAge) {
+	if s.cfg.UntaggedAge == 0 {
+		return manifest, nil
+	}
+	over, err := s.isHalfOver(since, s.cfg.UntaggedAge)
+	if err != nil {
+		return nil, err
+	}
+	if !over {
 		return manifest, nil
 	}
 	_, err = s.propose(ctx, &proto.Command{Body: &proto.Command_RenewManifest{RenewManifest: &proto.RenewManifest{
@@ -389,9 +396,6 @@ func (s *Store) Referrers(ctx context.Context, repository, subject, after string
 // if put wants that. Errors: ErrPrecondition, ErrReferenceUnknown,
 // ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
-	if put.GetManifest().GetStoredAsBlob() {
-		put.Unreachable = s.cfg.Unreachable()
-	}
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})
 	return err
 }

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"slices"
 
 	pb "google.golang.org/protobuf/proto"
 
@@ -111,6 +112,11 @@ func (c *change) setNodeState(command *proto.SetNodeState) error {
 			return err
 		}
 	}
+	if len(command.GetActive()) > 0 {
+		if err := c.checkActive(command.GetActive()); err != nil {
+			return err
+		}
+	}
 	switch command.GetState() {
 	case proto.NodeState_NODE_STATE_REMOVED:
 		return c.removeNode(command.GetId())
@@ -121,6 +127,28 @@ func (c *change) setNodeState(command *proto.SetNodeState) error {
 	default:
 		return invalid("node state %v", command.GetState())
 	}
+}
+
+// checkActive refuses unless the active nodes are those that the caller has counted
+// on.
+func (c *change) checkActive(expected []string) error {
+	nodes, err := c.nodes()
+	if err != nil {
+		return err
+	}
+	if active := activeIDs(nodes); !slices.Equal(active, expected) {
+		return refuse(proto.Refusal_REFUSAL_PRECONDITION, "the active nodes are %v, not %v", active, expected)
+	}
+	return nil
+}
+
+func activeIDs(nodes []*proto.Node) (ids []string) {
+	for _, node := range nodes {
+		if node.GetState() == proto.NodeState_NODE_STATE_ACTIVE {
+			ids = append(ids, node.GetId())
+		}
+	}
+	return ids
 }
 
 // checkEmpty refuses a node that holds shards.
@@ -135,7 +163,9 @@ func (c *change) checkEmpty(id string) error {
 	return nil
 }
 
-// setLiveness takes down what the leader has seen of a node.
+// setLiveness takes down what the leader has seen of a node. One that led before, and
+// was paused since, may have seen what is long over: so nothing may have been recorded
+// since it looked.
 func (c *change) setLiveness(command *proto.SetLiveness) error {
 	var node proto.Node
 	found, err := c.record(bucketNodes, keyOf(command.GetId()), &node)
@@ -146,6 +176,8 @@ func (c *change) setLiveness(command *proto.SetLiveness) error {
 		return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "node %q", command.GetId())
 	case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
 		return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", command.GetId())
+	case command.SeenUnixMs != nil && command.GetSeenUnixMs() != node.GetLivenessUnixMs():
+		return refuse(proto.Refusal_REFUSAL_PRECONDITION, "somebody else has recorded whether node %s is there", command.GetId())
 	case node.GetLiveness() == command.GetLiveness():
 		return nil
 	case command.GetLiveness() < 0 || command.GetLiveness() > proto.Liveness_LIVENESS_DOWN:
@@ -156,14 +188,12 @@ func (c *change) setLiveness(command *proto.SetLiveness) error {
 	return c.put(bucketNodes, keyOf(command.GetId()), &node)
 }
 
-// isMember reports whether the node may hold shards.
-func (v view) isMember(id string) (bool, error) {
-	if id == "" {
-		return false, nil
-	}
+// isThere reports whether the node's shards count: it was not removed and is not
+// down.
+func (v view) isThere(id string) (bool, error) {
 	var node proto.Node
 	found, err := v.record(bucketNodes, keyOf(id), &node)
-	return found && node.GetState() != proto.NodeState_NODE_STATE_REMOVED, err
+	return found && node.GetState() != proto.NodeState_NODE_STATE_REMOVED && node.GetLiveness() != proto.Liveness_LIVENESS_DOWN, err
 }
 
 // nodes returns all nodes, removed ones included, in the order of their ids.
@@ -195,10 +225,10 @@ func (s *Store) Nodes(ctx context.Context) (nodes []*proto.Node, err error) {
 // LocalNodes returns all nodes that this node knows of, removed ones included,
 // in the order of their ids, without waiting for anybody. The messages and the
 // slice are shared: they must not be changed.
-func (s *Store) LocalNodes() []*proto.Node { return *s.machine.nodes.Load() }
+func (s *Store) LocalNodes() []*proto.Node { return s.machine.Nodes() }
 
 // ClusterID returns the cluster's id as this node knows it; empty if none.
-func (s *Store) ClusterID() string { return *s.machine.clusterID.Load() }
+func (s *Store) ClusterID() string { return s.machine.ClusterID() }
 
 // InitCluster gives the cluster its id, once. Errors: ErrClusterID, ErrInvalid,
 // ErrUnavailable, ErrOutcomeUnknown.
@@ -229,6 +259,22 @@ func (s *Store) SetNodeState(ctx context.Context, id string, state proto.NodeSta
 	return err
 }
 
+// DrainNode makes a node draining once check has found that the other nodes can take
+// its place. Two nodes may pass that at the same moment, each counting on the other:
+// so it fails with ErrPrecondition if any node was drained, removed or added since
+// check began, and the caller may try again. Other errors: those of check and of
+// SetNodeState.
+func (s *Store) DrainNode(ctx context.Context, id string, check func() error) error {
+	active := activeIDs(s.LocalNodes())
+	if err := check(); err != nil {
+		return err
+	}
+	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetNodeState{SetNodeState: &proto.SetNodeState{
+		Id: id, State: proto.NodeState_NODE_STATE_DRAINING, Active: active,
+	}}})
+	return err
+}
+
 // RemoveEmptyNode removes a node for good, unless it holds shards. Errors:
 // ErrNodeNotEmpty, and those of SetNodeState.
 func (s *Store) RemoveEmptyNode(ctx context.Context, id string) error {
@@ -238,11 +284,14 @@ func (s *Store) RemoveEmptyNode(ctx context.Context, id string) error {
 	return err
 }
 
-// SetLiveness takes down what the leader has seen of a node's heartbeats. Errors:
-// ErrNodeUnknown, ErrNodeRemoved, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) SetLiveness(ctx context.Context, id string, liveness proto.Liveness) error {
+// SetLiveness takes down what the leader has seen of a node's heartbeats, unless
+// somebody else has recorded something since; seen is the node's record as the leader
+// knew it when it looked. Errors: ErrPrecondition, ErrNodeUnknown, ErrNodeRemoved,
+// ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) SetLiveness(ctx context.Context, seen *proto.Node, liveness proto.Liveness) error {
+	at := seen.GetLivenessUnixMs()
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_SetLiveness{SetLiveness: &proto.SetLiveness{
-		Id: id, Liveness: liveness,
+		Id: seen.GetId(), Liveness: liveness, SeenUnixMs: &at,
 	}}})
 	return err
 }

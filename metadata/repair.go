@@ -12,12 +12,20 @@ import (
 const maxMoves = 1000
 
 // moveShards records where shards are now. A move that came too late is left out:
-// the extent may have been deleted meanwhile, or another node may have been faster.
+// the extent may have been deleted meanwhile, another node may have been faster, or
+// the mover was held up for so long that its shard may be gone.
 func (c *change) moveShards(command *proto.MoveShards) error {
 	if len(command.GetMoves()) > maxMoves {
 		return invalid("%d moves in one command, more than %d", len(command.GetMoves()), maxMoves)
 	}
+	era, err := c.era()
+	if err != nil {
+		return err
+	}
 	for _, move := range command.GetMoves() {
+		if move.GetEra() > era || era-move.GetEra() >= erasUntilLate {
+			continue // the sweep may have taken the shard
+		}
 		var record proto.ExtentRecord
 		found, err := c.record(bucketExtents, move.GetExtentId(), &record)
 		if err != nil {

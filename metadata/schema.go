@@ -92,6 +92,10 @@ const (
 	keyClusterID = "cluster-id" // in bucketCluster
 	keyBlobCount = "blob-count" // in bucketCluster
 	keySettings  = "settings"   // in bucketCluster
+	keyEra       = "era"        // in bucketCluster
+	keyClock     = "clock"      // in bucketCluster
+
+	keyRecoveries = "recoveries" // in bucketCluster
 )
 
 const separator = 0

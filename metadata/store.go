@@ -54,9 +54,6 @@ type StoreConfig struct {
 	// index lists, and that is no referrer of a manifest that is there; 0 keeps
 	// them. The same on all nodes.
 	UntaggedAge time.Duration
-	// Unreachable returns the ids of the nodes that do not answer now. Content that
-	// is pushed again, and can't be read without them, is stored anew. Default: none.
-	Unreachable func() []string
 	// ExpireInterval is the time between two rounds of expiry. Default 1 min.
 	ExpireInterval time.Duration
 }
@@ -74,9 +71,6 @@ type Store struct {
 func NewStore(m *Machine, log Log, cfg StoreConfig) *Store {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Unreachable == nil {
-		cfg.Unreachable = func() []string { return nil }
 	}
 	for _, d := range []struct {
 		field  *time.Duration

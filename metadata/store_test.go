@@ -268,7 +268,7 @@ func TestReadsWithoutQuorum(t *testing.T) {
 			"tag":     {func(ctx context.Context) error { _, err := s.ManifestByTag(ctx, "app", "v1"); return err }, ErrUnavailable},
 			"tags":    {func(ctx context.Context) error { _, _, err := s.Tags(ctx, "app", "", 1); return err }, ErrUnavailable},
 			"upload":  {func(ctx context.Context) error { _, err := s.Upload(ctx, "app", "x"); return err }, ErrUnavailable},
-			"extents": {func(ctx context.Context) error { _, err := s.LiveShards(ctx, nil); return err }, ErrUnavailable},
+			"extents": {func(ctx context.Context) error { _, _, err := s.LiveShards(ctx, nil); return err }, ErrUnavailable},
 		} {
 			ctx, stale := WatchStale(t.Context())
 			if err := test.read(ctx); !errors.Is(err, test.expected) || (test.expected == nil && err != nil) {
@@ -367,7 +367,7 @@ func TestUploadThroughTheStore(t *testing.T) {
 		t.Errorf("upload of another repository: %v", err)
 	}
 	holder := extend.GetExtents()[0].GetHolders()[0]
-	live, err := s.LiveShards(ctx, []*proto.ShardRef{
+	live, _, err := s.LiveShards(ctx, []*proto.ShardRef{
 		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: holder},
 		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: "n9"},
 		{ExtentId: extend.GetExtents()[0].GetId(), NodeId: holder, ShardNumber: 9},
@@ -567,6 +567,29 @@ func TestNodesAreKnownAtOnce(t *testing.T) {
 	}
 }
 
+// What a leader saw before it was paused, and another one led, does not count.
+func TestLivenessOfAPausedLeader(t *testing.T) {
+	clock := time.UnixMilli(1000)
+	s, _ := openStore(t, StoreConfig{Now: func() time.Time { clock = clock.Add(time.Second); return clock }})
+	joinNodes(t, s, "a")
+	node := func() *proto.Node { return s.LocalNodes()[0] }
+	record := func(liveness proto.Liveness) {
+		t.Helper()
+		if err := s.SetLiveness(t.Context(), node(), liveness); err != nil || node().GetLiveness() != liveness {
+			t.Fatalf("%v: %v, it is %v", liveness, err, node().GetLiveness())
+		}
+	}
+	record(proto.Liveness_LIVENESS_UNREACHABLE)
+	seen := node()
+	for _, since := range []proto.Liveness{proto.Liveness_LIVENESS_UNSPECIFIED, proto.Liveness_LIVENESS_UNREACHABLE} {
+		record(since)
+		if err := s.SetLiveness(t.Context(), seen, proto.Liveness_LIVENESS_DOWN); !errors.Is(err, ErrPrecondition) || node().GetLiveness() != since {
+			t.Errorf("late word of a node that is %v: %v, now it is %v", since, err, node().GetLiveness())
+		}
+	}
+	record(proto.Liveness_LIVENESS_DOWN)
+}
+
 func TestEveryRefusalIsAnError(t *testing.T) {
 	for number, name := range proto.Refusal_name {
 		refusal := proto.Refusal(number)
@@ -584,5 +607,23 @@ func TestEveryRefusalIsAnError(t *testing.T) {
 	}
 	if err := refusalError(&proto.Result{Refusal: 1000}); err == nil {
 		t.Error("a refusal of a newer version is no error")
+	}
+}
+
+// A stored blob is found whatever repository has it, also when none does any more.
+func TestStoredBlob(t *testing.T) {
+	s, _ := openStore(t, StoreConfig{})
+	joinNodes(t, s, "a")
+	digest := pushBlob(t, s, "r", "x", "a")
+	if err := s.DeleteBlob(t.Context(), "r", digest); err != nil {
+		t.Fatal(err)
+	}
+	if blob, err := s.StoredBlob(t.Context(), digest); err != nil || blob.GetSize() != 7 || len(blob.GetExtents()) != 1 {
+		t.Errorf("blob without a repository: %v %v", blob, err)
+	}
+	for _, digest := range []string{digestOf("y"), "", "a\x00b"} {
+		if _, err := s.StoredBlob(t.Context(), digest); !errors.Is(err, ErrBlobUnknown) {
+			t.Errorf("blob %q: %v", digest, err)
+		}
 	}
 }

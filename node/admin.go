@@ -40,6 +40,7 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("POST /collect", a.serveCollect)
 	mux.HandleFunc("POST /verify", a.serveVerify)
 	mux.HandleFunc("GET /backup", a.serveBackup)
+	mux.HandleFunc("GET /blobs/{digest}", a.serveBlob)
 	mux.Handle("/v2/", a.registry)
 	mux.HandleFunc("GET /scrub", a.serveScrub)
 	mux.HandleFunc("POST /scrub", a.serveScrub)
@@ -96,6 +97,7 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 		status.Waiting = progress.Waiting
 	}
 	status.judge(a.ready.forWrites(), a.downAfter)
+	status.noteRecovery(a.store.Recoveries())
 	return status, nil
 }
 
@@ -126,6 +128,9 @@ func (a *admin) nodeStatus(member *atoll.Node, raft consensus.Status) NodeStatus
 	}
 	if ok {
 		s.LastContactMS, s.AppliedIndex, s.FreeBytes = age.Milliseconds(), stats.AppliedIndex, stats.FreeBytes
+		for _, disk := range stats.Disks {
+			s.Disks = append(s.Disks, DiskStatus{Folder: disk.Folder, FreeBytes: disk.FreeBytes, CapacityBytes: disk.CapacityBytes, Fault: disk.Fault})
+		}
 	}
 	return s
 }

@@ -32,7 +32,7 @@ import (
 const (
 	backupFile        = "backup.json"
 	backupBlobs       = "blobs"
-	backupWork        = ".work"
+	backupWork        = ".state-*"
 	backupFormat      = 1
 	logIndexHeader    = "Atoll-Log-Index"
 	backupConcurrency = 4
@@ -56,8 +56,8 @@ type BackupSummary struct {
 	BlobBytes   uint64 `json:"blob_bytes"`
 	Copied      uint64 `json:"copied"`
 	CopiedBytes uint64 `json:"copied_bytes"`
-	// Deleted are blobs that the state names and that were deleted before they could be
-	// copied, Faults what could not be read, the first thousand of FaultCount.
+	// Deleted are blobs that the state names and that the cluster had no more when their
+	// turn came, Faults what could not be read, the first thousand of FaultCount.
 	Deleted    uint64   `json:"deleted,omitempty"`
 	FaultCount uint64   `json:"fault_count,omitempty"`
 	Faults     []string `json:"faults,omitempty"`
@@ -90,7 +90,7 @@ func BackupMetadata(ctx context.Context, dataDir, file string) (*BackupSummary, 
 	if err != nil {
 		return nil, fmt.Errorf("back up metadata to %s: %w", file, err)
 	}
-	return summary, errors.Join(b.archive.Close(), os.RemoveAll(b.work()))
+	return summary, b.close()
 }
 
 // Backup writes a backup of the cluster into a folder, which is made if need be and
@@ -116,10 +116,7 @@ func runBackup(ctx context.Context, dataDir, dir string, blobs, reread bool) (*B
 	if err != nil {
 		return nil, err
 	}
-	defer func() { // What can't be removed is removed by the next backup.
-		_ = b.archive.Close()
-		_ = os.RemoveAll(b.work())
-	}()
+	defer func() { _ = b.close() }() // The backup is none the worse for what is left.
 	b.summary = summary
 	if blobs {
 		summary.WithBlobs = true
@@ -140,13 +137,16 @@ type backup struct {
 	reread       bool
 	client       *http.Client
 	archive      *metadata.Archive
+	// work is the folder in which the state is opened meanwhile. It has a name that
+	// nothing else had: what is beside the backup is not ours.
+	work string
 
 	mu      sync.Mutex // guards summary
 	summary *BackupSummary
 }
 
-// work is the folder in which the state is opened meanwhile.
-func (b *backup) work() string { return filepath.Join(b.dir, backupWork) }
+// close ends what metadata has begun.
+func (b *backup) close() error { return errors.Join(b.archive.Close(), os.RemoveAll(b.work)) }
 
 // metadata fetches the state and opens it.
 func (b *backup) metadata(ctx context.Context, name func(logIndex uint64) string) (*BackupSummary, error) {
@@ -172,26 +172,26 @@ func (b *backup) metadata(ctx context.Context, name func(logIndex uint64) string
 	if err := writeDurably(file, response.Body); err != nil {
 		return nil, err
 	}
-	if b.archive, err = openArchive(file, b.work()); err != nil {
-		return nil, err
+	if b.work, err = os.MkdirTemp(b.dir, backupWork); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBackupFile, err)
+	}
+	if b.archive, err = openArchive(file, b.work); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(b.work))
 	}
 	summary.Cluster = b.archive.ClusterID()
 	return summary, nil
 }
 
-// openArchive opens a file with a state in a folder that is emptied before.
+// openArchive opens a file with a state in an empty folder.
 func openArchive(file, work string) (*metadata.Archive, error) {
 	state, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer state.Close()
-	if err := os.RemoveAll(work); err != nil {
-		return nil, err
-	}
 	archive, err := metadata.OpenArchive(work, bufio.NewReaderSize(state, 1<<20))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", file, err), os.RemoveAll(work))
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return archive, nil
 }
@@ -200,19 +200,18 @@ func openArchive(file, work string) (*metadata.Archive, error) {
 func (b *backup) blobs(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(backupConcurrency)
-	err := b.linked(ctx, func(digest, repository string, size uint64) {
-		group.Go(func() error { return b.blob(ctx, digest, size, "/v2/"+repository+"/blobs/"+digest+"?redirect=0") })
-	})
+	copyBlob := func(digest string, size uint64) {
+		group.Go(func() error { return b.blob(ctx, digest, size) })
+	}
+	err := b.linked(ctx, copyBlob)
 	if err == nil {
-		err = b.largeManifests(ctx, func(digest, repository string, size uint64) {
-			group.Go(func() error { return b.blob(ctx, digest, size, "/v2/"+repository+"/manifests/"+digest) })
-		})
+		err = b.largeManifests(ctx, copyBlob)
 	}
 	return errors.Join(group.Wait(), err)
 }
 
-// linked calls visit for each blob that a repository has, with one that has it.
-func (b *backup) linked(ctx context.Context, visit func(digest, repository string, size uint64)) error {
+// linked calls visit for each blob that a repository has.
+func (b *backup) linked(ctx context.Context, visit func(digest string, size uint64)) error {
 	for after := ""; ctx.Err() == nil; {
 		blobs, err := b.archive.Blobs(after, verifyPage)
 		if err != nil {
@@ -225,7 +224,7 @@ func (b *backup) linked(ctx context.Context, visit func(digest, repository strin
 				return err
 			}
 			if len(repositories) > 0 {
-				visit(after, repositories[0], blob.GetSize())
+				visit(after, blob.GetSize())
 			}
 		}
 		if len(blobs) < verifyPage {
@@ -235,9 +234,8 @@ func (b *backup) linked(ctx context.Context, visit func(digest, repository strin
 	return ctx.Err()
 }
 
-// largeManifests calls visit for each manifest whose bytes are in a blob, with a
-// repository that has it.
-func (b *backup) largeManifests(ctx context.Context, visit func(digest, repository string, size uint64)) error {
+// largeManifests calls visit for each manifest whose bytes are in a blob.
+func (b *backup) largeManifests(ctx context.Context, visit func(digest string, size uint64)) error {
 	seen := make(map[string]bool)
 	return eachRepository(ctx, b.archive.Store, func(repository string) error {
 		manifests := func(after string) ([]string, bool, error) {
@@ -247,7 +245,7 @@ func (b *backup) largeManifests(ctx context.Context, visit func(digest, reposito
 			manifest, err := b.archive.Manifest(ctx, repository, digest)
 			if err == nil && manifest.GetStoredAsBlob() && !seen[digest] {
 				seen[digest] = true
-				visit(digest, repository, manifest.GetSize())
+				visit(digest, manifest.GetSize())
 			}
 			return errors.Join(err, ctx.Err())
 		})
@@ -260,7 +258,7 @@ func eachRepository(ctx context.Context, store *metadata.Store, visit func(repos
 
 // blob sees to it that a blob is in the backup. Of two that copy the same one at
 // once both are right.
-func (b *backup) blob(ctx context.Context, digest string, size uint64, from string) error {
+func (b *backup) blob(ctx context.Context, digest string, size uint64) error {
 	file, err := blobFile(b.dir, digest)
 	if err != nil {
 		return b.fault(digest, err)
@@ -269,7 +267,7 @@ func (b *backup) blob(ctx context.Context, digest string, size uint64, from stri
 		b.count(func(s *BackupSummary) { s.Blobs, s.BlobBytes = s.Blobs+1, s.BlobBytes+size })
 		return nil
 	}
-	err = b.fetch(ctx, file, digest, from)
+	err = b.fetch(ctx, file, digest)
 	switch {
 	case err == nil:
 		b.count(func(s *BackupSummary) {
@@ -291,9 +289,10 @@ func (b *backup) blob(ctx context.Context, digest string, size uint64, from stri
 // errBackupFile says that the backup can't be written: then nothing else can.
 var errBackupFile = errors.New("write backup")
 
-// fetch copies a blob. It fails with fs.ErrNotExist if it was deleted.
-func (b *backup) fetch(ctx context.Context, file, digest, from string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin"+from, nil)
+// fetch copies a blob. It fails with fs.ErrNotExist if the cluster has it no more: no
+// single repository is asked, which may have dropped what another one still has.
+func (b *backup) fetch(ctx context.Context, file, digest string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/blobs/"+digest, nil)
 	if err != nil {
 		return err
 	}
@@ -307,7 +306,8 @@ func (b *backup) fetch(ctx context.Context, file, digest, from string) error {
 	case http.StatusNotFound:
 		return fs.ErrNotExist
 	default:
-		return fmt.Errorf("the node answered %s", response.Status)
+		text, _ := io.ReadAll(io.LimitReader(response.Body, adminErrorBytes)) // the status says enough without
+		return fmt.Errorf("the node answered %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("%w: %w", errBackupFile, err)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,9 +25,10 @@ type Config struct {
 	// Name is the operator's name for the node, unique in the cluster: lower-case
 	// letters, digits and dashes, as in a host name. Default: the host name.
 	Name string `koanf:"name"`
-	// Data is the data folder. It is made when absent and belongs to one process
-	// at a time.
-	Data string `koanf:"data"`
+	// Data are the data folders. They are made when absent and belong to one process
+	// at a time. The first has the Raft log, the state and shards, the others, each on
+	// a disk of its own, have shards.
+	Data []string `koanf:"data"`
 	// Join lists cluster addresses (HOST:PORT) of the cluster's nodes, this one
 	// included or not. On an empty data folder the node joins whichever of them
 	// belongs to a cluster. If this node is itself the first of the list and all
@@ -216,9 +218,7 @@ func (c *Config) Validate() error {
 	if !nodeName.MatchString(c.Name) {
 		fault("name: %q is not a node name: lower-case letters, digits and dashes, at most 63, as in a host name", c.Name)
 	}
-	if c.Data == "" {
-		fault("data: no data folder given")
-	}
+	faults = append(faults, c.validateData()...)
 	for key, address := range map[string]string{
 		"registry.listen": c.Registry.Listen, "cluster.listen": c.Cluster.Listen, "operations.listen": c.Operations.Listen,
 	} {
@@ -255,6 +255,35 @@ func (c *Config) Validate() error {
 		fault("log.format: %q is not json or console", c.Log.Format)
 	}
 	return errors.Join(faults...)
+}
+
+// Home is the first data folder; empty if there is none.
+func (c *Config) Home() string {
+	if len(c.Data) == 0 {
+		return ""
+	}
+	return c.Data[0]
+}
+
+// validateData also tells folders from each other that are written differently.
+func (c *Config) validateData() (faults []error) {
+	if c.Home() == "" {
+		return []error{errors.New("data: no data folder given")}
+	}
+	seen := make(map[string]bool)
+	for _, dir := range c.Data {
+		path, err := filepath.Abs(dir)
+		switch {
+		case dir == "":
+			faults = append(faults, errors.New("data: a folder has no name"))
+		case err != nil:
+			faults = append(faults, fmt.Errorf("data: %w", err))
+		case seen[path]:
+			faults = append(faults, fmt.Errorf("data: folder %s is given twice", dir))
+		}
+		seen[path] = true
+	}
+	return faults
 }
 
 func (c *LimitsConfig) validate() (faults []error) {

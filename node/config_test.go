@@ -8,7 +8,7 @@ import (
 
 func validConfig() Config {
 	cfg := DefaultConfig()
-	cfg.Name, cfg.Data = "n1", "/data"
+	cfg.Name, cfg.Data = "n1", []string{"/data"}
 	cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = "ca", "cert", "key"
 	return cfg
 }
@@ -41,7 +41,7 @@ func TestRegistryURLFollowsTLS(t *testing.T) {
 // Every fault is named by its key, all of them at once.
 func TestConfigNamesEveryFault(t *testing.T) {
 	cfg := validConfig()
-	cfg.Name, cfg.Data = "N_1", ""
+	cfg.Name, cfg.Data = "N_1", nil
 	cfg.Registry.Listen, cfg.Registry.URL = "5000", "ftp://n1"
 	cfg.Registry.TLS.Cert = "cert"
 	cfg.Registry.Redirect, cfg.Registry.RedirectMinBytes, cfg.Registry.RedirectTTL = "sometimes", 0, 0

@@ -34,6 +34,20 @@ type identity struct {
 	Name string `json:"name"`
 	// ClusterID is empty until the node belongs to a cluster.
 	ClusterID string `json:"cluster_id,omitempty"`
+	// Recovering is there from the beginning of a recovery to its end. Meanwhile log and
+	// state may not go together, and nothing but a recovery may touch them.
+	Recovering *recovering `json:"recovering,omitempty"`
+	// Rejoining says that log and state were given up for those of a recovered cluster,
+	// and have not come yet. Only then may a member's log be empty.
+	Rejoining bool `json:"rejoining,omitempty"`
+}
+
+// recovering is a recovery that has begun.
+type recovering struct {
+	// ClusterID is the id that the cluster gets, or has got on another node.
+	ClusterID string `json:"cluster_id"`
+	// Rejoin tells a node's way into a recovered cluster from the recovery itself.
+	Rejoin bool `json:"rejoin,omitempty"`
 }
 
 // dataFolder is a data folder locked by this process.
@@ -113,14 +127,30 @@ func (f *dataFolder) create(name string) error {
 	return f.write(identity{Format: identityFormat, ID: uuid.NewString(), Name: name})
 }
 
-// setCluster records which cluster the folder belongs to.
+// setCluster records which cluster the folder belongs to, now that log and state do.
 func (f *dataFolder) setCluster(clusterID string) error {
-	if f.identity.ClusterID == clusterID {
+	next := identity{Format: identityFormat, ID: f.identity.ID, Name: f.identity.Name, ClusterID: clusterID}
+	if f.identity == next {
 		return nil
 	}
-	next := f.identity
-	next.ClusterID = clusterID
 	return f.write(next)
+}
+
+// checkRecovered refuses a folder in which a recovery was cut off.
+func (f *dataFolder) checkRecovered() error {
+	r := f.identity.Recovering
+	if r == nil {
+		return nil
+	}
+	return fmt.Errorf("data folder %s: a recovery was cut off: run '%s' again, with the configuration of this node", f.path, r.command())
+}
+
+// command is what completes a recovery that was cut off.
+func (r *recovering) command() string {
+	if r.Rejoin {
+		return "atoll recover --rejoin --yes"
+	}
+	return "atoll recover --yes"
 }
 
 func (f *dataFolder) write(id identity) error {
@@ -160,9 +190,14 @@ func writeFileDurably(path string, content []byte) (err error) {
 	if err := os.Rename(temporary, path); err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -11,12 +11,16 @@ import (
 	"time"
 
 	"github.com/atollregistry/atoll/blobstore"
+	"github.com/atollregistry/atoll/metadata"
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
 // operateTimeout bounds a request of an operator that looks at all that one node
 // holds and then changes something.
 const operateTimeout = 2 * time.Minute
+
+// drainTries is how often a drain is planned when nodes come and go meanwhile.
+const drainTries = 5
 
 // Drain is how far a node is with being emptied.
 type Drain struct {
@@ -86,19 +90,27 @@ func (a *admin) drain(ctx context.Context, name string) (*Drain, error) {
 	return &Drain{Node: name, Draining: member.State == atoll.NodeState_NODE_STATE_DRAINING, Shards: of.GetShards(), Bytes: of.GetBytes()}, nil
 }
 
-func (a *admin) startDrain(ctx context.Context, name string) error {
+// startDrain has a node emptied, if the others can take what it holds. What others
+// drain at the same time is counted in: see metadata.Store.DrainNode.
+func (a *admin) startDrain(ctx context.Context, name string) (err error) {
+	for range drainTries {
+		if err = a.tryDrain(ctx, name); !errors.Is(err, metadata.ErrPrecondition) {
+			return err
+		}
+	}
+	return refusal(fmt.Sprintf("node %s is not drained, since other nodes are being drained, removed or added at this moment: try again", name))
+}
+
+func (a *admin) tryDrain(ctx context.Context, name string) error {
 	member, err := a.find(ctx, name)
 	if err != nil || member.State == atoll.NodeState_NODE_STATE_DRAINING {
 		return err
 	}
-	err = a.blobs.CheckDrain(ctx, member.Id)
+	err = a.store.DrainNode(ctx, member.Id, func() error { return a.blobs.CheckDrain(ctx, member.Id) })
 	if errors.Is(err, blobstore.ErrInsufficientNodes) || errors.Is(err, blobstore.ErrNoSpace) {
 		return refusal(fmt.Sprintf("node %s can't be drained, since the others could not take its place: %v: add nodes or space first", name, err))
 	}
-	if err != nil {
-		return err
-	}
-	return a.store.SetNodeState(ctx, member.Id, atoll.NodeState_NODE_STATE_DRAINING)
+	return err
 }
 
 func (a *admin) cancelDrain(ctx context.Context, name string) error {

@@ -20,8 +20,6 @@ import (
 const (
 	// formationInterval is the pause between two looks at the other nodes.
 	formationInterval = 250 * time.Millisecond
-	// identifyTimeout bounds the question who is at an address.
-	identifyTimeout = 2 * time.Second
 	// votersTimeout bounds the wait of a new node for the Raft group to have its
 	// voters.
 	votersTimeout = 60 * time.Second
@@ -44,7 +42,8 @@ type formation struct {
 // Run returns when the node is a member, or with an error that asking again
 // would not mend.
 func (f *formation) Run(ctx context.Context) error {
-	if f.replica.HasState() {
+	// A node that rejoins has no log, and must not make a cluster of its own by that.
+	if f.replica.HasState() || f.folder.identity.ClusterID != "" {
 		if err := f.checkCluster(ctx); err != nil {
 			return err
 		}
@@ -54,7 +53,8 @@ func (f *formation) Run(ctx context.Context) error {
 	if err := f.becomeMember(ctx); err != nil {
 		return err
 	}
-	if f.folder.identity.ClusterID == "" {
+	// A recovered cluster has as many voters as its operator has brought back so far.
+	if f.folder.identity.ClusterID == "" && len(f.store.Recoveries()) == 0 {
 		if err := f.awaitVoters(ctx); err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (f *formation) form() error {
 // counts as answered.
 func (f *formation) identifyAll(ctx context.Context) (answers []*atoll.IdentifyResponse, unanswered []string) {
 	for _, address := range f.cfg.Join {
-		answer, err := f.identify(ctx, address)
+		answer, err := f.pool.identify(ctx, address)
 		if err != nil {
 			f.log.Debug().Err(err).Str("address", address).Msg("no answer")
 			unanswered = append(unanswered, address)
@@ -163,16 +163,6 @@ func (f *formation) identifyAll(ctx context.Context) (answers []*atoll.IdentifyR
 		answers = append(answers, answer)
 	}
 	return answers, unanswered
-}
-
-func (f *formation) identify(ctx context.Context, address string) (*atoll.IdentifyResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
-	defer cancel()
-	conn, err := f.pool.Conn(address)
-	if err != nil {
-		return nil, err
-	}
-	return atoll.NewMembershipClient(conn).Identify(ctx, &atoll.IdentifyRequest{})
 }
 
 // checkCluster refuses to start a node on the data of another cluster than the
@@ -186,7 +176,14 @@ func (f *formation) checkCluster(ctx context.Context) error {
 		own = known
 	}
 	answers, _ := f.identifyAll(ctx)
+	lineage := lineage{own, f.store.Recoveries()}
 	for _, answer := range answers {
+		if err := lineage.superseded(answer); err != nil {
+			return err
+		}
+		if lineage.isRelated(answer) {
+			continue // it gives way to this node's cluster
+		}
 		if own != "" && answer.ClusterId != "" && answer.ClusterId != own {
 			return fmt.Errorf("data folder %s belongs to cluster %s, but the node %s to be joined is in cluster %s: "+
 				"start with the right folder, or move this one away to join as a new node", f.path(), own, answer.Name, answer.ClusterId)
@@ -264,16 +261,21 @@ func (f *formation) askToJoin(ctx context.Context) error {
 		addresses = append(addresses, node.ClusterAddress)
 	}
 	request := &atoll.JoinRequest{Node: f.self, ClusterId: f.folder.identity.ClusterID}
-	err := errors.New("no other node is known")
+	var refusals []error
 	for _, address := range addresses {
 		if address == f.self.ClusterAddress {
 			continue
 		}
-		if err = f.join(ctx, address, request); err == nil || isFinal(err) {
+		err := f.join(ctx, address, request)
+		if err == nil || isFinal(err) || errors.Is(err, errNotCaughtUp) {
 			return err
 		}
+		refusals = append(refusals, fmt.Errorf("%s: %w", address, err))
 	}
-	return err
+	if len(refusals) == 0 {
+		return errors.New("no other node is known")
+	}
+	return errors.Join(refusals...)
 }
 
 func (f *formation) join(ctx context.Context, address string, request *atoll.JoinRequest) error {

@@ -38,6 +38,8 @@ const (
 	// word: after at most 8 s its streams fail.
 	keepaliveTime    = 5 * time.Second
 	keepaliveTimeout = 3 * time.Second
+	// identifyTimeout bounds the question who is at an address.
+	identifyTimeout = 2 * time.Second
 )
 
 // clusterHeader carries the caller's cluster id in every call, so that nodes of
@@ -141,6 +143,17 @@ func (p *connPool) Conn(address string) (grpc.ClientConnInterface, error) {
 	}
 	p.conns[address] = conn
 	return conn, nil
+}
+
+// identify asks who is at an address, whichever cluster that belongs to.
+func (p *connPool) identify(ctx context.Context, address string) (*atoll.IdentifyResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
+	defer cancel()
+	conn, err := p.Conn(address)
+	if err != nil {
+		return nil, err
+	}
+	return atoll.NewMembershipClient(conn).Identify(ctx, &atoll.IdentifyRequest{})
 }
 
 // connected tells whether there is a connection to an address right now.

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	atoll "github.com/atollregistry/atoll/proto"
 )
 
 // judge sets the health, the problems, the worst first, and the notes. writes says
@@ -41,6 +43,11 @@ func (s *Status) judge(writes error, downAfter time.Duration) {
 		}
 	}
 	for _, node := range s.Nodes {
+		for _, disk := range node.Disks {
+			if disk.Fault != "" {
+				worsen(HealthDegraded, "disk %s of node %s is out of service, and its shards are being rebuilt: %s; replace it and start the node again", disk.Folder, node.ID, disk.Fault)
+			}
+		}
 		if node.isFull() {
 			worsen(HealthDegraded, "node %s takes no new shards, since its disk has no room left above the reserve: add nodes or space, or delete images and run 'atoll gc'", node.ID)
 		}
@@ -56,6 +63,16 @@ func (s *Status) judge(writes error, downAfter time.Duration) {
 			s.Notes = append(s.Notes, node.drainNote())
 		}
 	}
+}
+
+// noteRecovery adds what is to be known of nodes that are away after a recovery.
+func (s *Status) noteRecovery(recoveries []*atoll.Recovery) {
+	if len(recoveries) == 0 || !slices.ContainsFunc(s.Nodes, NodeStatus.isAway) {
+		return
+	}
+	last := recoveries[len(recoveries)-1]
+	s.Notes = append(s.Notes, fmt.Sprintf("the cluster was recovered on %s: a node that has not been back since then needs 'atoll recover --rejoin' before it is started",
+		time.UnixMilli(last.RecoveredUnixMs).Format(time.DateTime)))
 }
 
 // remedy says what gets blobs back that can't be read.

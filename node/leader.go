@@ -22,6 +22,10 @@ const (
 	reconcileInterval = time.Second
 	// checkpointInterval is the pause between two comparisons of the nodes' state.
 	checkpointInterval = 30 * time.Second
+	// eraInterval is how often the leader looks whether an era is over.
+	eraInterval = time.Second
+	// minEraLength is time enough to record an extent that was just stored.
+	minEraLength = 2 * time.Second
 )
 
 // leadership is what the leader does for the cluster beside replicating.
@@ -33,6 +37,9 @@ type leadership struct {
 	log     zerolog.Logger
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
+	// eraLength is how long an era lasts at least, and so how long a writer has at
+	// least between storing an extent and recording it.
+	eraLength time.Duration
 }
 
 // Run works while ctx lasts, which is while this node leads. Whatever it does is
@@ -51,6 +58,8 @@ func (l *leadership) Run(ctx context.Context) {
 	defer reconcile.Stop()
 	checkpoint := time.NewTicker(checkpointInterval)
 	defer checkpoint.Stop()
+	era := time.NewTicker(eraInterval)
+	defer era.Stop()
 	for {
 		var err error
 		var duty string
@@ -61,6 +70,8 @@ func (l *leadership) Run(ctx context.Context) {
 			duty, err = "reconcile members", l.reconcileMembers(ctx)
 		case <-checkpoint.C:
 			duty, err = "compare state", l.compareState(ctx)
+		case <-era.C:
+			duty, err = "begin the next era", l.store.AdvanceEra(ctx, l.eraLength)
 		}
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn().Err(err).Str("duty", duty).Msg("leader's duty not done, trying again later")

@@ -24,7 +24,8 @@ const (
 type sighting struct {
 	recorded atoll.Liveness
 	// recordedFor is for how long that has been so, by the leader's clock against
-	// that of the leader that has recorded it. It may be negative.
+	// that of another leader that has recorded it. It may be negative. 0 if this one
+	// has: then silence says more.
 	recordedFor time.Duration
 	// answered: it has answered this process, if perhaps long ago.
 	answered bool
@@ -38,11 +39,17 @@ type sighting struct {
 // unreachable for downAfter. That time goes on when the leader changes, since its
 // beginning is in the record; but a leader that has only just begun to watch, or
 // whose clock is wrong, first hears for itself that there is nothing to hear. A
-// record from a clock that was ahead is no reason to wait for longer than that.
+// record from a clock that was ahead is no reason to wait for longer than that. And a
+// node that has answered this process was there then, so that no clock but the
+// process's own counts: one that is set makes nobody down.
 func (s sighting) liveness(downAfter time.Duration) atoll.Liveness {
 	patience := healthyFor
 	if s.closing {
 		patience = promptFor
+	}
+	gone := s.silence - healthyFor
+	if !s.answered {
+		gone = max(gone, s.recordedFor)
 	}
 	switch {
 	case s.silence < patience && s.answered:
@@ -51,7 +58,7 @@ func (s sighting) liveness(downAfter time.Duration) atoll.Liveness {
 		return s.recorded // this process has just started, and can't know better
 	case s.recorded == atoll.Liveness_LIVENESS_UNSPECIFIED:
 		return atoll.Liveness_LIVENESS_UNREACHABLE
-	case s.recorded == atoll.Liveness_LIVENESS_UNREACHABLE && s.silence >= downSilence && max(s.recordedFor, s.silence-healthyFor) >= downAfter:
+	case s.recorded == atoll.Liveness_LIVENESS_UNREACHABLE && s.silence >= downSilence && gone >= downAfter:
 		return atoll.Liveness_LIVENESS_DOWN
 	default:
 		return s.recorded
@@ -62,31 +69,37 @@ func (s sighting) liveness(downAfter time.Duration) atoll.Liveness {
 func (l *leadership) watchLiveness(ctx context.Context) {
 	ticker := time.NewTicker(livenessInterval)
 	defer ticker.Stop()
+	recorded := make(map[string]bool)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := l.recordLiveness(ctx); err != nil && ctx.Err() == nil {
+		if err := l.recordLiveness(ctx, recorded); err != nil && ctx.Err() == nil {
 			l.log.Warn().Err(err).Msg("could not record which nodes are there, trying again")
 		}
 	}
 }
 
 // recordLiveness proposes what has changed. The state of this node will do, since
-// it has applied all that was recorded before it began to lead.
-func (l *leadership) recordLiveness(ctx context.Context) error {
+// it has applied all that was recorded before it began to lead. recorded has the ids
+// of those nodes of which this leader has recorded something since, or tried to.
+func (l *leadership) recordLiveness(ctx context.Context, recorded map[string]bool) error {
 	var errs []error
 	for _, node := range l.peers.members() {
 		seen := l.peers.sighting(node)
+		if recorded[node.Id] {
+			seen.recordedFor = 0
+		}
 		now := seen.liveness(l.downAfter)
 		if now == node.Liveness {
 			continue
 		}
-		err := l.store.SetLiveness(ctx, node.Id, now)
-		if errors.Is(err, metadata.ErrNodeRemoved) {
-			continue
+		recorded[node.Id] = true // also if the outcome is unknown
+		err := l.store.SetLiveness(ctx, node, now)
+		if errors.Is(err, metadata.ErrNodeRemoved) || errors.Is(err, metadata.ErrPrecondition) {
+			continue // another node leads, most likely
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("node %s: %w", node.Name, err))

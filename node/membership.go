@@ -21,8 +21,9 @@ import (
 const replaceAfter = 30 * time.Second
 
 // joinTimeout bounds a join on the leader: two commands and two changes of the
-// Raft configuration.
-const joinTimeout = 20 * time.Second
+// Raft configuration, and, where another node is replaced, a look at everything that
+// one held, some microseconds for each shard.
+const joinTimeout = time.Minute
 
 // membership answers the nodes' questions about each other and admits new ones.
 type membership struct {
@@ -34,13 +35,15 @@ type membership struct {
 	peers   *peers
 	pool    *connPool
 	log     zerolog.Logger
+	// clusterID is parts.clusterID.
+	clusterID func() string
 
 	joining sync.Mutex // one join at a time on the leader
 }
 
 // Identify says who this node is.
 func (m *membership) Identify(context.Context, *atoll.IdentifyRequest) (*atoll.IdentifyResponse, error) {
-	return &atoll.IdentifyResponse{NodeId: m.self.Id, Name: m.self.Name, ClusterId: m.store.ClusterID()}, nil
+	return &atoll.IdentifyResponse{NodeId: m.self.Id, Name: m.self.Name, ClusterId: m.clusterID(), Recoveries: m.store.Recoveries()}, nil
 }
 
 // Heartbeat says how this node is.
@@ -56,12 +59,16 @@ func (m *membership) Heartbeat(_ context.Context, request *atoll.HeartbeatReques
 func (m *membership) Join(ctx context.Context, request *atoll.JoinRequest) (*atoll.JoinResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	own := m.store.ClusterID()
+	own := m.clusterID()
 	if own == "" {
 		return nil, status.Error(codes.FailedPrecondition, "this node belongs to no cluster yet")
 	}
 	if request.ClusterId != "" && request.ClusterId != own {
-		return nil, status.Errorf(codes.PermissionDenied, "the joining node's data belongs to cluster %s, this is cluster %s", request.ClusterId, own)
+		advice := ""
+		if (lineage{own, m.store.Recoveries()}).parting(request.ClusterId) != nil {
+			advice = ", which was recovered from that one: run 'atoll recover --rejoin' with the joining node's configuration"
+		}
+		return nil, status.Errorf(codes.PermissionDenied, "the joining node's data belongs to cluster %s, this is cluster %s%s", request.ClusterId, own, advice)
 	}
 	if !m.replica.IsLeader() {
 		return m.forward(ctx, request)
@@ -103,6 +110,11 @@ func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
 	if err := addressTaken(nodes, joining); err != nil {
 		return err
 	}
+	if replaces != "" {
+		if err := m.checkReplaceable(ctx, joining.Name, replaces); err != nil {
+			return err
+		}
+	}
 	if err := m.store.PutNode(ctx, joining, replaces); err != nil {
 		return fmt.Errorf("admit node %s: %w", joining.Name, err)
 	}
@@ -116,6 +128,23 @@ func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
 		return fmt.Errorf("admit node %s: %w", joining.Name, err)
 	}
 	m.log.Info().Str("name", joining.Name).Str("id", joining.Id).Str("address", joining.ClusterAddress).Msg("node admitted")
+	return nil
+}
+
+// checkReplaceable refuses to replace a node that has what no other has now. Most
+// likely its disk is only not mounted: to replace it would be to refuse its data when
+// it is. Nodes that don't answer count as gone, and so do those that were replaced
+// before and whose shards are not rebuilt yet.
+func (m *membership) checkReplaceable(ctx context.Context, name, id string) error {
+	losses, err := m.store.Losses(ctx, id, func(other string) bool { return !m.peers.reachable(other) })
+	if err != nil {
+		return fmt.Errorf("admit node %s: %w", name, err)
+	}
+	if losses.Blobs > 0 {
+		return fmt.Errorf("admit node %s: the node of that name holds what no other node that answers can do without, and %d blobs would be lost with it: "+
+			"start it with its data, and see that its disk is mounted; or wait until the other nodes are back and 'atoll status' shows no degraded blobs; "+
+			"or give that up with 'atoll remove %s --force'", name, losses.Blobs, name)
+	}
 	return nil
 }
 

@@ -38,7 +38,7 @@ type clusterMetrics struct {
 	until  time.Time // for which they will do
 	known  bool
 
-	state, free, capacity, full, shards, shardBytes, blobs, leader *prometheus.Desc
+	state, free, capacity, full, disk, diskFree, shards, shardBytes, blobs, leader *prometheus.Desc
 }
 
 // newClusterMetrics tells what p knows.
@@ -61,6 +61,8 @@ func newClusterMetrics(p *parts) *clusterMetrics {
 		free:       describe("node_free_bytes", "Room for new shards on a node, its reserve taken off.", "name"),
 		capacity:   describe("node_capacity_bytes", "Bytes that a node offers for shards.", "name"),
 		full:       describe("node_full", "1 if a node has no room for new shards: its disk has reached the reserve.", "name"),
+		disk:       describe("disk_in_service", "1 if a disk is in service, 0 if its shards are being rebuilt.", "name", "folder"),
+		diskFree:   describe("disk_free_bytes", "Room for new shards on a disk, its reserve taken off.", "name", "folder"),
 		shards:     describe("node_shards", "Shards that a node holds according to the records.", "name"),
 		shardBytes: describe("node_shard_bytes", "Bytes of these shards.", "name"),
 		blobs:      describe("blobs", "Blobs that are whole, degraded, or lost: have too few shards on nodes that answer to be read.", "condition"),
@@ -70,7 +72,7 @@ func newClusterMetrics(p *parts) *clusterMetrics {
 
 // Describe implements prometheus.Collector.
 func (m *clusterMetrics) Describe(descriptions chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.state, m.free, m.capacity, m.full, m.shards, m.shardBytes, m.blobs, m.leader} {
+	for _, d := range []*prometheus.Desc{m.state, m.free, m.capacity, m.full, m.disk, m.diskFree, m.shards, m.shardBytes, m.blobs, m.leader} {
 		descriptions <- d
 	}
 }
@@ -94,6 +96,10 @@ func (m *clusterMetrics) Collect(metrics chan<- prometheus.Metric) {
 			gauge(m.free, float64(stats.FreeBytes), member.Name)
 			gauge(m.capacity, float64(stats.CapacityBytes), member.Name)
 			gauge(m.full, oneIf(stats.FreeBytes == 0), member.Name)
+			for _, disk := range stats.Disks {
+				gauge(m.disk, oneIf(disk.Fault == ""), member.Name, disk.Folder)
+				gauge(m.diskFree, float64(disk.FreeBytes), member.Name, disk.Folder)
+			}
 		}
 		if err == nil {
 			gauge(m.shards, float64(usage[member.Id].GetShards()), member.Name)

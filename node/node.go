@@ -5,6 +5,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -40,6 +41,8 @@ type Node struct {
 
 	// tune changes the blob store's configuration; nil for not at all.
 	tune func(*blobstore.Config)
+	// seams are where tests get in between the parts.
+	seams Seams
 	// opened is what Run works with, nil until it is open.
 	opened atomic.Pointer[parts]
 }
@@ -124,6 +127,7 @@ type parts struct {
 	log zerolog.Logger
 
 	folder    *dataFolder
+	knownID   string // cluster that the folder named when it was opened
 	listeners listeners
 	cluster   *clusterListener
 	pool      *connPool
@@ -131,6 +135,7 @@ type parts struct {
 	store     *metadata.Store
 	replica   *consensus.Replica
 	blobs     *blobstore.Store
+	eraLength time.Duration // of leadership
 	peers     *peers
 	ready     *readiness
 	self      *atoll.Node
@@ -163,10 +168,14 @@ func (n *Node) open() (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	if p.folder, err = openDataFolder(n.cfg.Data, n.cfg.Name); err != nil {
+	if p.folder, err = openDataFolder(n.cfg.Home(), n.cfg.Name); err != nil {
 		return p, err
 	}
 	p.closers = append(p.closers, p.folder.Close)
+	if err := p.folder.checkRecovered(); err != nil {
+		return p, err
+	}
+	p.knownID = p.folder.identity.ClusterID
 	if err := p.listen(); err != nil {
 		return p, err
 	}
@@ -178,7 +187,7 @@ func (n *Node) open() (p *parts, err error) {
 	if err := p.openMetadata(n, identity); err != nil {
 		return p, err
 	}
-	return p, p.openServices(n.tune)
+	return p, p.openServices(n)
 }
 
 func (p *parts) component(name string) zerolog.Logger {
@@ -229,14 +238,13 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		return err
 	}
 	p.closers = append(p.closers, p.machine.Close)
-	p.pool = newConnPool(identity, n.dial, func() string { return p.store.ClusterID() })
+	p.pool = newConnPool(identity, n.dial, p.clusterID)
 	p.closers = append(p.closers, p.pool.Close)
 
-	cfg := consensus.DefaultConfig()
-	cfg.NodeID, cfg.Address = p.self.Id, p.self.ClusterAddress
-	cfg.Dir, cfg.Logger, cfg.Fatal = filepath.Join(dir, raftDir), p.component("consensus"), n.die
-	cfg.MustHaveState = p.folder.identity.ClusterID != ""
-	p.replica, err = consensus.Open(cfg, p.machine, raftNetwork{&p.cluster.raft, p.pool})
+	cfg := consensusConfig(p.folder, p.self.ClusterAddress, n.die)
+	cfg.Logger, cfg.GroupID = p.component("consensus"), p.clusterID
+	cfg.MustHaveState = p.folder.identity.ClusterID != "" && !p.folder.identity.Rejoining
+	p.replica, err = consensus.Open(cfg, through[consensus.StateMachine](n.seams.Machine, p.machine), raftNetwork{&p.cluster.raft, p.pool})
 	if err != nil {
 		return err
 	}
@@ -245,12 +253,30 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		defer cancel()
 		return p.replica.Close(ctx)
 	})
-	p.store = metadata.NewStore(p.machine, p.replica, metadata.StoreConfig{
-		Logger: p.component("metadata"), Unreachable: p.unreachable, BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
+	p.store = metadata.NewStore(p.machine, through[metadata.Log](n.seams.Log, p.replica), metadata.StoreConfig{
+		Logger: p.component("metadata"), BlobGrace: p.cfg.Collect.Grace, UntaggedAge: p.cfg.Collect.Untagged, ExpireInterval: p.cfg.Collect.Interval,
 		AvailableReads: p.cfg.Reads == ReadsAvailable,
 	})
 	return nil
 }
+
+// consensusConfig says where a node's log is, and who the node is for the others.
+func consensusConfig(folder *dataFolder, address string, fatal func(error)) consensus.Config {
+	cfg := consensus.DefaultConfig()
+	cfg.NodeID, cfg.Address = folder.identity.ID, address
+	cfg.Dir, cfg.Fatal = filepath.Join(folder.path, raftDir), fatal
+	return cfg
+}
+
+// clusterID is the id of the cluster that this node belongs to, empty for none. A node
+// that rejoins has it from its data folder until its state is there: nodes of the
+// cluster as it was must not take this one for theirs.
+func (p *parts) clusterID() string {
+	return cmp.Or(p.machine.ClusterID(), p.knownID)
+}
+
+// lineage is where this node's cluster comes from.
+func (p *parts) lineage() lineage { return lineage{p.clusterID(), p.machine.Recoveries()} }
 
 // raftNetwork is what consensus needs of the cluster port.
 type raftNetwork struct {
@@ -259,48 +285,53 @@ type raftNetwork struct {
 }
 
 // openServices opens the blob store and the servers on top of everything.
-func (p *parts) openServices(tune func(*blobstore.Config)) (err error) {
+func (p *parts) openServices(n *Node) (err error) {
 	p.ready = &readiness{readIndex: p.replica.ReadIndex}
 	p.peers = newPeers(p.self.Id, p.pool, p.members, p.component("peers"))
-	p.peers.stats = p.heartbeat
+	p.peers.stats, p.peers.lineage = p.heartbeat, p.lineage
 
 	cfg := blobstore.DefaultConfig()
 	cfg.Dir, cfg.Logger = filepath.Join(p.folder.path, shardsDir), p.component("blobstore")
+	for _, dir := range p.cfg.Data[1:] {
+		cfg.MoreDirs = append(cfg.MoreDirs, filepath.Join(dir, shardsDir))
+	}
 	cfg.Parity, cfg.CapacityBytes, cfg.ReserveBytes, cfg.BufferBytes = p.cfg.Parity, p.cfg.Capacity, p.cfg.ReserveBytes, p.cfg.Limits.BufferBytes
 	cfg.ScrubPeriod, cfg.ScrubBytesPerSecond = p.cfg.Scrub.Period, p.cfg.Scrub.BytesPerSecond
-	if tune != nil {
-		tune(&cfg)
+	if n.tune != nil {
+		n.tune(&cfg)
 	}
-	if p.blobs, err = blobstore.Open(cfg, p.peers, p.store); err != nil {
+	p.eraLength = max(cfg.SweepGrace/2, minEraLength) // two eras are as long as the grace
+	if p.blobs, err = blobstore.Open(cfg, p.peers, through[blobstore.Catalog](n.seams.Catalog, p.store)); err != nil {
 		return err
 	}
 	p.closers = append(p.closers, p.blobs.Close)
-	p.metrics.MustRegister(newClusterMetrics(p))
+	known := &admin{self: p.self, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers}
+	p.metrics.MustRegister(newClusterMetrics(p), newRepairMetrics(known.repair, p.blobs.ScrubStatus, p.component("metrics")))
 
-	p.rpc = newGRPCServer(p.store.ClusterID)
+	p.rpc = newGRPCServer(p.clusterID)
 	p.replica.Register(p.rpc)
 	p.blobs.Register(p.rpc)
 	atoll.RegisterMembershipServer(p.rpc, &membership{
-		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"),
+		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"), clusterID: p.clusterID,
 	})
-	return p.openGateway()
+	return p.openGateway(n.seams.Handler)
 }
 
 // openGateway opens what speaks to clients.
-func (p *parts) openGateway() (err error) {
+func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	logger := p.component("gateway")
 	proxies, err := p.cfg.Registry.trustedProxies()
 	if err != nil {
 		return err
 	}
-	p.handler = gateway.New(gateway.Config{
+	p.handler = through(seam, gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
 		Homes: homes{p.peers, p.members, p.peers.servesClients}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
-	}, p.store, p.blobs)
+	}, p.store, p.blobs))
 	var config *tls.Config
 	if files := p.cfg.Registry.TLS; files.Cert != "" {
 		if p.certificate, err = gateway.OpenCertificate(files.Cert, files.Key, logger); err != nil {
@@ -319,16 +350,6 @@ func (p *parts) members() []*atoll.Node {
 	})
 }
 
-// unreachable are the ids of members that do not answer.
-func (p *parts) unreachable() (ids []string) {
-	for _, member := range p.members() {
-		if !p.peers.reachable(member.Id) {
-			ids = append(ids, member.Id)
-		}
-	}
-	return ids
-}
-
 // heartbeat describes this node to the others.
 func (p *parts) heartbeat() *atoll.HeartbeatResponse {
 	free, capacity := p.blobs.Space()
@@ -338,8 +359,15 @@ func (p *parts) heartbeat() *atoll.HeartbeatResponse {
 		NodeId: p.self.Id, FreeBytes: free, CapacityBytes: capacity, AppliedIndex: applied,
 		CheckpointIndex: checkpoint, CheckpointHash: hash,
 		Closing: p.ready.closing.Load(), Ready: p.ready.forWrites() == nil,
-		Repair: repairProgress(p.blobs),
+		Repair: repairProgress(p.blobs), Disks: diskReports(p.blobs),
 	}
+}
+
+func diskReports(blobs *blobstore.Store) (reports []*atoll.DiskReport) {
+	for _, disk := range blobs.Disks() {
+		reports = append(reports, &atoll.DiskReport{Folder: filepath.Dir(disk.Dir), FreeBytes: disk.FreeBytes, CapacityBytes: disk.CapacityBytes, Fault: disk.Fault})
+	}
+	return reports
 }
 
 // close undoes open, last things first, and reports every error.

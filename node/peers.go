@@ -43,9 +43,13 @@ type peers struct {
 	members func() []*atoll.Node
 	// stats describes this node.
 	stats func() *atoll.HeartbeatResponse
-	log   zerolog.Logger
+	// lineage is that of this node's cluster.
+	lineage func() lineage
+	log     zerolog.Logger
 	// removed: another node has said that this one was removed from the cluster.
 	removed atomic.Bool
+	// superseded takes the error that ends this node, from checkSuperseded.
+	superseded chan error
 
 	mu    sync.Mutex // guards known
 	known map[string]*peer
@@ -67,7 +71,7 @@ type peer struct {
 }
 
 func newPeers(self string, pool *connPool, members func() []*atoll.Node, log zerolog.Logger) *peers {
-	return &peers{self: self, pool: pool, members: members, log: log, known: make(map[string]*peer)}
+	return &peers{self: self, pool: pool, members: members, log: log, superseded: make(chan error, 1), known: make(map[string]*peer)}
 }
 
 var _ blobstore.Cluster = (*peers)(nil)
@@ -122,6 +126,9 @@ func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	if err == nil {
 		answer, err = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{NodeId: p.self})
 	}
+	if status.Code(err) == codes.PermissionDenied {
+		p.checkSuperseded(ctx, member.ClusterAddress)
+	}
 	if answer.GetRemoved() {
 		p.removed.Store(true)
 	}
@@ -129,8 +136,11 @@ func (p *peers) ask(ctx context.Context, member *atoll.Node) {
 	defer p.mu.Unlock()
 	known := p.peer(member.Id)
 	known.asking = false
-	// Another node may have taken over the address.
-	if err == nil && answer.NodeId == member.Id && asked.After(known.lostAt) {
+	switch {
+	case err != nil:
+	case answer.NodeId != member.Id: // It lost its data, or another took its address over.
+		known.lostAt = time.Now()
+	case asked.After(known.lostAt):
 		known.answered, known.stats = time.Now(), answer
 	}
 }

@@ -55,6 +55,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
 	p.serveClients(work, group)
 	group.Go(func() error { return p.join(ctx, work) })
+	group.Go(func() error { return p.awaitSuperseded(work) })
 	group.Go(func() error {
 		if p.awaitRemoval(work) {
 			leave(ErrRemoved)
@@ -102,7 +103,7 @@ func (p *parts) join(ctx, work context.Context) error {
 
 	duties := &leadership{
 		store: p.store, replica: p.replica, peers: p.peers, blobs: p.blobs,
-		downAfter: p.cfg.DownAfter, log: p.component("leadership"),
+		downAfter: p.cfg.DownAfter, eraLength: p.eraLength, log: p.component("leadership"),
 	}
 	group, work := errgroup.WithContext(work)
 	group.Go(func() error { return p.blobs.Run(work) })

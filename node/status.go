@@ -78,10 +78,22 @@ type NodeStatus struct {
 	// Shards and ShardBytes are what it holds according to the records.
 	Shards     uint64 `json:"shards"`
 	ShardBytes uint64 `json:"shard_bytes"`
+	// Disks are its folders for shards.
+	Disks []DiskStatus `json:"disks,omitempty"`
 	// Draining says that it is being emptied, whatever its state.
 	Draining bool `json:"draining,omitempty"`
 	// PID is the process id, known only of the node that answered.
 	PID int `json:"pid,omitempty"`
+}
+
+// DiskStatus is one of a node's folders for shards.
+type DiskStatus struct {
+	Folder string `json:"folder"`
+	// FreeBytes is the room for new shards: the reserve is taken off.
+	FreeBytes     uint64 `json:"free_bytes"`
+	CapacityBytes uint64 `json:"capacity_bytes"`
+	// Fault is why the disk is out of service.
+	Fault string `json:"fault,omitempty"`
 }
 
 // BlobCounts says how many blobs have all their shards on nodes that answer

@@ -60,6 +60,11 @@ const (
 	Refusal_REFUSAL_EXTENT_UNKNOWN Refusal = 18
 	// The node holds shards, and must not for the command.
 	Refusal_REFUSAL_NODE_NOT_EMPTY Refusal = 19
+	// The upload can't be read any more, by the records.
+	Refusal_REFUSAL_UPLOAD_LOST Refusal = 20
+	// So many eras have passed since the extent was stored that the sweep may have
+	// taken its shards.
+	Refusal_REFUSAL_EXTENT_LATE Refusal = 21
 )
 
 // Enum value maps for Refusal.
@@ -85,6 +90,8 @@ var (
 		17: "REFUSAL_KEY_KNOWN",
 		18: "REFUSAL_EXTENT_UNKNOWN",
 		19: "REFUSAL_NODE_NOT_EMPTY",
+		20: "REFUSAL_UPLOAD_LOST",
+		21: "REFUSAL_EXTENT_LATE",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -107,6 +114,8 @@ var (
 		"REFUSAL_KEY_KNOWN":          17,
 		"REFUSAL_EXTENT_UNKNOWN":     18,
 		"REFUSAL_NODE_NOT_EMPTY":     19,
+		"REFUSAL_UPLOAD_LOST":        20,
+		"REFUSAL_EXTENT_LATE":        21,
 	}
 )
 
@@ -157,6 +166,7 @@ type Command struct {
 	//	*Command_InitCluster
 	//	*Command_PutNode
 	//	*Command_SetNodeState
+	//	*Command_RecoverCluster
 	//	*Command_CreateUpload
 	//	*Command_ExtendUpload
 	//	*Command_CancelUpload
@@ -177,6 +187,7 @@ type Command struct {
 	//	*Command_ReportShards
 	//	*Command_SetLiveness
 	//	*Command_PutSettings
+	//	*Command_AdvanceEra
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -262,6 +273,15 @@ func (x *Command) GetSetNodeState() *SetNodeState {
 	if x != nil {
 		if x, ok := x.Body.(*Command_SetNodeState); ok {
 			return x.SetNodeState
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRecoverCluster() *RecoverCluster {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RecoverCluster); ok {
+			return x.RecoverCluster
 		}
 	}
 	return nil
@@ -447,6 +467,15 @@ func (x *Command) GetPutSettings() *PutSettings {
 	return nil
 }
 
+func (x *Command) GetAdvanceEra() *AdvanceEra {
+	if x != nil {
+		if x, ok := x.Body.(*Command_AdvanceEra); ok {
+			return x.AdvanceEra
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -461,6 +490,10 @@ type Command_PutNode struct {
 
 type Command_SetNodeState struct {
 	SetNodeState *SetNodeState `protobuf:"bytes,12,opt,name=set_node_state,json=setNodeState,proto3,oneof"`
+}
+
+type Command_RecoverCluster struct {
+	RecoverCluster *RecoverCluster `protobuf:"bytes,13,opt,name=recover_cluster,json=recoverCluster,proto3,oneof"`
 }
 
 type Command_CreateUpload struct {
@@ -543,11 +576,17 @@ type Command_PutSettings struct {
 	PutSettings *PutSettings `protobuf:"bytes,54,opt,name=put_settings,json=putSettings,proto3,oneof"`
 }
 
+type Command_AdvanceEra struct {
+	AdvanceEra *AdvanceEra `protobuf:"bytes,55,opt,name=advance_era,json=advanceEra,proto3,oneof"`
+}
+
 func (*Command_InitCluster) isCommand_Body() {}
 
 func (*Command_PutNode) isCommand_Body() {}
 
 func (*Command_SetNodeState) isCommand_Body() {}
+
+func (*Command_RecoverCluster) isCommand_Body() {}
 
 func (*Command_CreateUpload) isCommand_Body() {}
 
@@ -588,6 +627,8 @@ func (*Command_ReportShards) isCommand_Body() {}
 func (*Command_SetLiveness) isCommand_Body() {}
 
 func (*Command_PutSettings) isCommand_Body() {}
+
+func (*Command_AdvanceEra) isCommand_Body() {}
 
 // InitCluster names the cluster. Refused when it has another name already.
 type InitCluster struct {
@@ -635,6 +676,63 @@ func (x *InitCluster) GetClusterId() string {
 	return ""
 }
 
+// RecoverCluster gives the cluster another id after the loss of its quorum. It is
+// never proposed: it is the last entry that an operator's recovery applies to a
+// node's state. Refused unless the present id is the recovery's former one; repeated, it
+// does nothing.
+type RecoverCluster struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	ClusterId     string    `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Recovery      *Recovery `protobuf:"bytes,2,opt,name=recovery,proto3" json:"recovery,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverCluster) Reset() {
+	*x = RecoverCluster{}
+	mi := &file_command_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverCluster) ProtoMessage() {}
+
+func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
+func (*RecoverCluster) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RecoverCluster) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetRecovery() *Recovery {
+	if x != nil {
+		return x.Recovery
+	}
+	return nil
+}
+
 // PutNode adds a node or updates its addresses, zone and capacity.
 type PutNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -648,7 +746,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_command_proto_msgTypes[2]
+	mi := &file_command_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +758,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[2]
+	mi := &file_command_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +771,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{2}
+	return file_command_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PutNode) GetNode() *Node {
@@ -695,14 +793,17 @@ type SetNodeState struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	State NodeState              `protobuf:"varint,2,opt,name=state,proto3,enum=atoll.v1.NodeState" json:"state,omitempty"`
 	// Refuse unless the node holds no shard.
-	MustBeEmpty   bool `protobuf:"varint,3,opt,name=must_be_empty,json=mustBeEmpty,proto3" json:"must_be_empty,omitempty"`
+	MustBeEmpty bool `protobuf:"varint,3,opt,name=must_be_empty,json=mustBeEmpty,proto3" json:"must_be_empty,omitempty"`
+	// Refuse unless these are the ids of all active nodes, in their order; empty for
+	// whichever they are.
+	Active        []string `protobuf:"bytes,4,rep,name=active,proto3" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_command_proto_msgTypes[3]
+	mi := &file_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +815,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[3]
+	mi := &file_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +828,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{3}
+	return file_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SetNodeState) GetId() string {
@@ -751,6 +852,13 @@ func (x *SetNodeState) GetMustBeEmpty() bool {
 	return false
 }
 
+func (x *SetNodeState) GetActive() []string {
+	if x != nil {
+		return x.Active
+	}
+	return nil
+}
+
 type CreateUpload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -761,7 +869,7 @@ type CreateUpload struct {
 
 func (x *CreateUpload) Reset() {
 	*x = CreateUpload{}
-	mi := &file_command_proto_msgTypes[4]
+	mi := &file_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +881,7 @@ func (x *CreateUpload) String() string {
 func (*CreateUpload) ProtoMessage() {}
 
 func (x *CreateUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[4]
+	mi := &file_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +894,7 @@ func (x *CreateUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUpload.ProtoReflect.Descriptor instead.
 func (*CreateUpload) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{4}
+	return file_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateUpload) GetId() string {
@@ -818,7 +926,7 @@ type ExtendUpload struct {
 
 func (x *ExtendUpload) Reset() {
 	*x = ExtendUpload{}
-	mi := &file_command_proto_msgTypes[5]
+	mi := &file_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +938,7 @@ func (x *ExtendUpload) String() string {
 func (*ExtendUpload) ProtoMessage() {}
 
 func (x *ExtendUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[5]
+	mi := &file_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +951,7 @@ func (x *ExtendUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendUpload.ProtoReflect.Descriptor instead.
 func (*ExtendUpload) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{5}
+	return file_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExtendUpload) GetId() string {
@@ -891,7 +999,7 @@ type CancelUpload struct {
 
 func (x *CancelUpload) Reset() {
 	*x = CancelUpload{}
-	mi := &file_command_proto_msgTypes[6]
+	mi := &file_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1011,7 @@ func (x *CancelUpload) String() string {
 func (*CancelUpload) ProtoMessage() {}
 
 func (x *CancelUpload) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[6]
+	mi := &file_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1024,7 @@ func (x *CancelUpload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelUpload.ProtoReflect.Descriptor instead.
 func (*CancelUpload) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{6}
+	return file_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CancelUpload) GetId() string {
@@ -935,7 +1043,8 @@ func (x *CancelUpload) GetRepository() string {
 
 // CommitBlob turns an upload into a blob that is linked in the repository. The
 // proposer has compared the digest. If the content is known already, it is
-// linked and the extents brought along become garbage.
+// linked and the extents brought along become garbage, unless what is known is
+// lost.
 type CommitBlob struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Repository string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -947,17 +1056,14 @@ type CommitBlob struct {
 	// Size of the upload that the extents below follow.
 	ExpectedSize uint64 `protobuf:"varint,5,opt,name=expected_size,json=expectedSize,proto3" json:"expected_size,omitempty"`
 	// Durable extents not recorded yet.
-	Extents []*Extent `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
-	// Ids of nodes that do not answer the proposer. Known content that can't be read
-	// without them is replaced by what is brought along.
-	Unreachable   []string `protobuf:"bytes,7,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	Extents       []*Extent `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitBlob) Reset() {
 	*x = CommitBlob{}
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1075,7 @@ func (x *CommitBlob) String() string {
 func (*CommitBlob) ProtoMessage() {}
 
 func (x *CommitBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[7]
+	mi := &file_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1088,7 @@ func (x *CommitBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitBlob.ProtoReflect.Descriptor instead.
 func (*CommitBlob) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{7}
+	return file_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CommitBlob) GetRepository() string {
@@ -1027,13 +1133,6 @@ func (x *CommitBlob) GetExtents() []*Extent {
 	return nil
 }
 
-func (x *CommitBlob) GetUnreachable() []string {
-	if x != nil {
-		return x.Unreachable
-	}
-	return nil
-}
-
 // MountBlob links a blob of another repository.
 type MountBlob struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1047,7 +1146,7 @@ type MountBlob struct {
 
 func (x *MountBlob) Reset() {
 	*x = MountBlob{}
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1158,7 @@ func (x *MountBlob) String() string {
 func (*MountBlob) ProtoMessage() {}
 
 func (x *MountBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[8]
+	mi := &file_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1171,7 @@ func (x *MountBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountBlob.ProtoReflect.Descriptor instead.
 func (*MountBlob) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{8}
+	return file_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MountBlob) GetRepository() string {
@@ -1106,7 +1205,7 @@ type UnlinkBlob struct {
 
 func (x *UnlinkBlob) Reset() {
 	*x = UnlinkBlob{}
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1217,7 @@ func (x *UnlinkBlob) String() string {
 func (*UnlinkBlob) ProtoMessage() {}
 
 func (x *UnlinkBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[9]
+	mi := &file_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1230,7 @@ func (x *UnlinkBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlinkBlob.ProtoReflect.Descriptor instead.
 func (*UnlinkBlob) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{9}
+	return file_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UnlinkBlob) GetRepository() string {
@@ -1160,7 +1259,7 @@ type RenewBlob struct {
 
 func (x *RenewBlob) Reset() {
 	*x = RenewBlob{}
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1271,7 @@ func (x *RenewBlob) String() string {
 func (*RenewBlob) ProtoMessage() {}
 
 func (x *RenewBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[10]
+	mi := &file_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1284,7 @@ func (x *RenewBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewBlob.ProtoReflect.Descriptor instead.
 func (*RenewBlob) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{10}
+	return file_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenewBlob) GetRepository() string {
@@ -1220,7 +1319,7 @@ type Precondition struct {
 
 func (x *Precondition) Reset() {
 	*x = Precondition{}
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1331,7 @@ func (x *Precondition) String() string {
 func (*Precondition) ProtoMessage() {}
 
 func (x *Precondition) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[11]
+	mi := &file_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1344,7 @@ func (x *Precondition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Precondition.ProtoReflect.Descriptor instead.
 func (*Precondition) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{11}
+	return file_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Precondition) GetExists() bool {
@@ -1287,15 +1386,13 @@ type PutManifest struct {
 	Precondition *Precondition `protobuf:"bytes,5,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	// Refuse the manifest if one of manifest.manifests is not in the repository.
 	RequireManifests bool `protobuf:"varint,6,opt,name=require_manifests,json=requireManifests,proto3" json:"require_manifests,omitempty"`
-	// As in CommitBlob, for a manifest that is stored as a blob.
-	Unreachable   []string `protobuf:"bytes,7,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PutManifest) Reset() {
 	*x = PutManifest{}
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1404,7 @@ func (x *PutManifest) String() string {
 func (*PutManifest) ProtoMessage() {}
 
 func (x *PutManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[12]
+	mi := &file_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1417,7 @@ func (x *PutManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutManifest.ProtoReflect.Descriptor instead.
 func (*PutManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{12}
+	return file_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutManifest) GetRepository() string {
@@ -1365,13 +1462,6 @@ func (x *PutManifest) GetRequireManifests() bool {
 	return false
 }
 
-func (x *PutManifest) GetUnreachable() []string {
-	if x != nil {
-		return x.Unreachable
-	}
-	return nil
-}
-
 type DeleteManifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repository    string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -1383,7 +1473,7 @@ type DeleteManifest struct {
 
 func (x *DeleteManifest) Reset() {
 	*x = DeleteManifest{}
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1485,7 @@ func (x *DeleteManifest) String() string {
 func (*DeleteManifest) ProtoMessage() {}
 
 func (x *DeleteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[13]
+	mi := &file_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1498,7 @@ func (x *DeleteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteManifest.ProtoReflect.Descriptor instead.
 func (*DeleteManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{13}
+	return file_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteManifest) GetRepository() string {
@@ -1446,7 +1536,7 @@ type DeleteTagsOf struct {
 
 func (x *DeleteTagsOf) Reset() {
 	*x = DeleteTagsOf{}
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1548,7 @@ func (x *DeleteTagsOf) String() string {
 func (*DeleteTagsOf) ProtoMessage() {}
 
 func (x *DeleteTagsOf) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[14]
+	mi := &file_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1561,7 @@ func (x *DeleteTagsOf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTagsOf.ProtoReflect.Descriptor instead.
 func (*DeleteTagsOf) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{14}
+	return file_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteTagsOf) GetRepository() string {
@@ -1513,7 +1603,7 @@ type DeleteTag struct {
 
 func (x *DeleteTag) Reset() {
 	*x = DeleteTag{}
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1615,7 @@ func (x *DeleteTag) String() string {
 func (*DeleteTag) ProtoMessage() {}
 
 func (x *DeleteTag) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[15]
+	mi := &file_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1628,7 @@ func (x *DeleteTag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTag.ProtoReflect.Descriptor instead.
 func (*DeleteTag) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{15}
+	return file_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteTag) GetRepository() string {
@@ -1573,7 +1663,7 @@ type RenewManifest struct {
 
 func (x *RenewManifest) Reset() {
 	*x = RenewManifest{}
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1675,7 @@ func (x *RenewManifest) String() string {
 func (*RenewManifest) ProtoMessage() {}
 
 func (x *RenewManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[16]
+	mi := &file_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1688,7 @@ func (x *RenewManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewManifest.ProtoReflect.Descriptor instead.
 func (*RenewManifest) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{16}
+	return file_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenewManifest) GetRepository() string {
@@ -1626,7 +1716,7 @@ type PutSigningKey struct {
 
 func (x *PutSigningKey) Reset() {
 	*x = PutSigningKey{}
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1728,7 @@ func (x *PutSigningKey) String() string {
 func (*PutSigningKey) ProtoMessage() {}
 
 func (x *PutSigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[17]
+	mi := &file_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1741,7 @@ func (x *PutSigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSigningKey.ProtoReflect.Descriptor instead.
 func (*PutSigningKey) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{17}
+	return file_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutSigningKey) GetKey() *SigningKey {
@@ -1673,7 +1763,7 @@ type MoveShards struct {
 
 func (x *MoveShards) Reset() {
 	*x = MoveShards{}
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1775,7 @@ func (x *MoveShards) String() string {
 func (*MoveShards) ProtoMessage() {}
 
 func (x *MoveShards) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[18]
+	mi := &file_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1788,7 @@ func (x *MoveShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveShards.ProtoReflect.Descriptor instead.
 func (*MoveShards) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{18}
+	return file_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MoveShards) GetMoves() []*ShardMove {
@@ -1716,14 +1806,16 @@ type ShardMove struct {
 	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	// The node on which the shard is durable. The same as from for one that was
 	// rebuilt in place.
-	To            string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	To string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	// The era that the mover knew before the shard had its name there.
+	Era           uint64 `protobuf:"varint,5,opt,name=era,proto3" json:"era,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardMove) Reset() {
 	*x = ShardMove{}
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1827,7 @@ func (x *ShardMove) String() string {
 func (*ShardMove) ProtoMessage() {}
 
 func (x *ShardMove) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[19]
+	mi := &file_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1840,7 @@ func (x *ShardMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardMove.ProtoReflect.Descriptor instead.
 func (*ShardMove) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{19}
+	return file_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardMove) GetExtentId() []byte {
@@ -1779,6 +1871,13 @@ func (x *ShardMove) GetTo() string {
 	return ""
 }
 
+func (x *ShardMove) GetEra() uint64 {
+	if x != nil {
+		return x.Era
+	}
+	return 0
+}
+
 // ReplaceExtent puts extents in the place of one with the same bytes: stored in
 // another layout, or on other nodes.
 type ReplaceExtent struct {
@@ -1791,7 +1890,7 @@ type ReplaceExtent struct {
 
 func (x *ReplaceExtent) Reset() {
 	*x = ReplaceExtent{}
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1902,7 @@ func (x *ReplaceExtent) String() string {
 func (*ReplaceExtent) ProtoMessage() {}
 
 func (x *ReplaceExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[20]
+	mi := &file_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1915,7 @@ func (x *ReplaceExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceExtent.ProtoReflect.Descriptor instead.
 func (*ReplaceExtent) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{20}
+	return file_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReplaceExtent) GetExtentId() []byte {
@@ -1844,7 +1943,7 @@ type ReportShards struct {
 
 func (x *ReportShards) Reset() {
 	*x = ReportShards{}
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1955,7 @@ func (x *ReportShards) String() string {
 func (*ReportShards) ProtoMessage() {}
 
 func (x *ReportShards) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[21]
+	mi := &file_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1968,7 @@ func (x *ReportShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportShards.ProtoReflect.Descriptor instead.
 func (*ReportShards) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{21}
+	return file_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportShards) GetShards() []*ShardRef {
@@ -1879,18 +1978,22 @@ func (x *ReportShards) GetShards() []*ShardRef {
 	return nil
 }
 
-// SetLiveness records what the leader has seen of a node.
+// SetLiveness records what the leader has seen of a node, if nobody else has recorded
+// anything since it looked.
 type SetLiveness struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Liveness      Liveness               `protobuf:"varint,2,opt,name=liveness,proto3,enum=atoll.v1.Liveness" json:"liveness,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Liveness Liveness               `protobuf:"varint,2,opt,name=liveness,proto3,enum=atoll.v1.Liveness" json:"liveness,omitempty"`
+	// Node.liveness_unix_ms as the leader saw it. Commands of old logs have none: they
+	// count whatever is recorded.
+	SeenUnixMs    *int64 `protobuf:"varint,3,opt,name=seen_unix_ms,json=seenUnixMs,proto3,oneof" json:"seen_unix_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetLiveness) Reset() {
 	*x = SetLiveness{}
-	mi := &file_command_proto_msgTypes[22]
+	mi := &file_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2005,7 @@ func (x *SetLiveness) String() string {
 func (*SetLiveness) ProtoMessage() {}
 
 func (x *SetLiveness) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[22]
+	mi := &file_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2018,7 @@ func (x *SetLiveness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLiveness.ProtoReflect.Descriptor instead.
 func (*SetLiveness) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{22}
+	return file_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetLiveness) GetId() string {
@@ -1932,6 +2035,13 @@ func (x *SetLiveness) GetLiveness() Liveness {
 	return Liveness_LIVENESS_UNSPECIFIED
 }
 
+func (x *SetLiveness) GetSeenUnixMs() int64 {
+	if x != nil && x.SeenUnixMs != nil {
+		return *x.SeenUnixMs
+	}
+	return 0
+}
+
 // PutSettings changes the cluster's settings, if they are still those that the
 // proposer saw.
 type PutSettings struct {
@@ -1944,7 +2054,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_command_proto_msgTypes[23]
+	mi := &file_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2066,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[23]
+	mi := &file_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2079,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{23}
+	return file_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -1984,6 +2094,52 @@ func (x *PutSettings) GetPrevious() *Settings {
 		return x.Previous
 	}
 	return nil
+}
+
+// AdvanceEra begins the next era (metadata/era.go), if the one that the proposer saw
+// is not over already.
+type AdvanceEra struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvanceEra) Reset() {
+	*x = AdvanceEra{}
+	mi := &file_command_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvanceEra) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvanceEra) ProtoMessage() {}
+
+func (x *AdvanceEra) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvanceEra.ProtoReflect.Descriptor instead.
+func (*AdvanceEra) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AdvanceEra) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
 }
 
 // Expire drops what is over its time: uploads, finished markers, untagged
@@ -2008,7 +2164,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[24]
+	mi := &file_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2176,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[24]
+	mi := &file_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2189,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{24}
+	return file_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -2086,7 +2242,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[25]
+	mi := &file_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2254,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[25]
+	mi := &file_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2267,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{25}
+	return file_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -2155,7 +2311,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[26]
+	mi := &file_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2323,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[26]
+	mi := &file_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2336,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{26}
+	return file_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -2250,7 +2406,7 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd3\v\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd1\f\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -2260,7 +2416,8 @@ const file_command_proto_rawDesc = "" +
 	"\finit_cluster\x18\n" +
 	" \x01(\v2\x15.atoll.v1.InitClusterH\x00R\vinitCluster\x12.\n" +
 	"\bput_node\x18\v \x01(\v2\x11.atoll.v1.PutNodeH\x00R\aputNode\x12>\n" +
-	"\x0eset_node_state\x18\f \x01(\v2\x16.atoll.v1.SetNodeStateH\x00R\fsetNodeState\x12=\n" +
+	"\x0eset_node_state\x18\f \x01(\v2\x16.atoll.v1.SetNodeStateH\x00R\fsetNodeState\x12C\n" +
+	"\x0frecover_cluster\x18\r \x01(\v2\x18.atoll.v1.RecoverClusterH\x00R\x0erecoverCluster\x12=\n" +
 	"\rcreate_upload\x18\x14 \x01(\v2\x16.atoll.v1.CreateUploadH\x00R\fcreateUpload\x12=\n" +
 	"\rextend_upload\x18\x15 \x01(\v2\x16.atoll.v1.ExtendUploadH\x00R\fextendUpload\x12=\n" +
 	"\rcancel_upload\x18\x16 \x01(\v2\x16.atoll.v1.CancelUploadH\x00R\fcancelUpload\x127\n" +
@@ -2288,19 +2445,26 @@ const file_command_proto_rawDesc = "" +
 	"\x0ereplace_extent\x183 \x01(\v2\x17.atoll.v1.ReplaceExtentH\x00R\rreplaceExtent\x12=\n" +
 	"\rreport_shards\x184 \x01(\v2\x16.atoll.v1.ReportShardsH\x00R\freportShards\x12:\n" +
 	"\fset_liveness\x185 \x01(\v2\x15.atoll.v1.SetLivenessH\x00R\vsetLiveness\x12:\n" +
-	"\fput_settings\x186 \x01(\v2\x15.atoll.v1.PutSettingsH\x00R\vputSettingsB\x06\n" +
+	"\fput_settings\x186 \x01(\v2\x15.atoll.v1.PutSettingsH\x00R\vputSettings\x127\n" +
+	"\vadvance_era\x187 \x01(\v2\x14.atoll.v1.AdvanceEraH\x00R\n" +
+	"advanceEraB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x01 \x01(\tR\tclusterId\"N\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\"_\n" +
+	"\x0eRecoverCluster\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12.\n" +
+	"\brecovery\x18\x02 \x01(\v2\x12.atoll.v1.RecoveryR\brecovery\"N\n" +
 	"\aPutNode\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.atoll.v1.NodeR\x04node\x12\x1f\n" +
 	"\vreplaces_id\x18\x02 \x01(\tR\n" +
-	"replacesId\"m\n" +
+	"replacesId\"\x85\x01\n" +
 	"\fSetNodeState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12\"\n" +
-	"\rmust_be_empty\x18\x03 \x01(\bR\vmustBeEmpty\">\n" +
+	"\rmust_be_empty\x18\x03 \x01(\bR\vmustBeEmpty\x12\x16\n" +
+	"\x06active\x18\x04 \x03(\tR\x06active\">\n" +
 	"\fCreateUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -2319,7 +2483,7 @@ const file_command_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"\xe8\x01\n" +
+	"repository\"\xcc\x01\n" +
 	"\n" +
 	"CommitBlob\x12\x1e\n" +
 	"\n" +
@@ -2329,8 +2493,7 @@ const file_command_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1b\n" +
 	"\tupload_id\x18\x04 \x01(\tR\buploadId\x12#\n" +
 	"\rexpected_size\x18\x05 \x01(\x04R\fexpectedSize\x12*\n" +
-	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12 \n" +
-	"\vunreachable\x18\a \x03(\tR\vunreachable\"W\n" +
+	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextentsJ\x04\b\a\x10\b\"W\n" +
 	"\tMountBlob\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -2353,7 +2516,7 @@ const file_command_proto_rawDesc = "" +
 	"\amissing\x18\x02 \x01(\bR\amissing\x12\x18\n" +
 	"\adigests\x18\x03 \x03(\tR\adigests\x12\x1f\n" +
 	"\vnot_digests\x18\x04 \x03(\tR\n" +
-	"notDigests\"\xa8\x02\n" +
+	"notDigests\"\x8c\x02\n" +
 	"\vPutManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -2362,8 +2525,7 @@ const file_command_proto_rawDesc = "" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12*\n" +
 	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12:\n" +
 	"\fprecondition\x18\x05 \x01(\v2\x16.atoll.v1.PreconditionR\fprecondition\x12+\n" +
-	"\x11require_manifests\x18\x06 \x01(\bR\x10requireManifests\x12 \n" +
-	"\vunreachable\x18\a \x03(\tR\vunreachable\"\x84\x01\n" +
+	"\x11require_manifests\x18\x06 \x01(\bR\x10requireManifestsJ\x04\b\a\x10\b\"\x84\x01\n" +
 	"\x0eDeleteManifest\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -2392,23 +2554,30 @@ const file_command_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\v2\x14.atoll.v1.SigningKeyR\x03key\"7\n" +
 	"\n" +
 	"MoveShards\x12)\n" +
-	"\x05moves\x18\x01 \x03(\v2\x13.atoll.v1.ShardMoveR\x05moves\"o\n" +
+	"\x05moves\x18\x01 \x03(\v2\x13.atoll.v1.ShardMoveR\x05moves\"\x81\x01\n" +
 	"\tShardMove\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
 	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x04 \x01(\tR\x02to\"X\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x10\n" +
+	"\x03era\x18\x05 \x01(\x04R\x03era\"X\n" +
 	"\rReplaceExtent\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12*\n" +
 	"\aextents\x18\x02 \x03(\v2\x10.atoll.v1.ExtentR\aextents\":\n" +
 	"\fReportShards\x12*\n" +
-	"\x06shards\x18\x01 \x03(\v2\x12.atoll.v1.ShardRefR\x06shards\"M\n" +
+	"\x06shards\x18\x01 \x03(\v2\x12.atoll.v1.ShardRefR\x06shards\"\x85\x01\n" +
 	"\vSetLiveness\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
-	"\bliveness\x18\x02 \x01(\x0e2\x12.atoll.v1.LivenessR\bliveness\"m\n" +
+	"\bliveness\x18\x02 \x01(\x0e2\x12.atoll.v1.LivenessR\bliveness\x12%\n" +
+	"\fseen_unix_ms\x18\x03 \x01(\x03H\x00R\n" +
+	"seenUnixMs\x88\x01\x01B\x0f\n" +
+	"\r_seen_unix_ms\"m\n" +
 	"\vPutSettings\x12.\n" +
 	"\bsettings\x18\x01 \x01(\v2\x12.atoll.v1.SettingsR\bsettings\x12.\n" +
-	"\bprevious\x18\x02 \x01(\v2\x12.atoll.v1.SettingsR\bprevious\"\xf4\x01\n" +
+	"\bprevious\x18\x02 \x01(\v2\x12.atoll.v1.SettingsR\bprevious\" \n" +
+	"\n" +
+	"AdvanceEra\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\"\xf4\x01\n" +
 	"\x06Expire\x123\n" +
 	"\x16uploads_before_unix_ms\x18\x01 \x01(\x03R\x13uploadsBeforeUnixMs\x125\n" +
 	"\x17finished_before_unix_ms\x18\x02 \x01(\x03R\x14finishedBeforeUnixMs\x12/\n" +
@@ -2429,7 +2598,7 @@ const file_command_proto_rawDesc = "" +
 	"\arenewed\x18\b \x01(\rR\arenewed\x12\x10\n" +
 	"\x03tag\x18\x06 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12\x14\n" +
-	"\x05moved\x18\t \x01(\rR\x05moved*\x9c\x04\n" +
+	"\x05moved\x18\t \x01(\rR\x05moved*\xce\x04\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -2451,7 +2620,9 @@ const file_command_proto_rawDesc = "" +
 	"\x14REFUSAL_PRECONDITION\x10\x10\x12\x15\n" +
 	"\x11REFUSAL_KEY_KNOWN\x10\x11\x12\x1a\n" +
 	"\x16REFUSAL_EXTENT_UNKNOWN\x10\x12\x12\x1a\n" +
-	"\x16REFUSAL_NODE_NOT_EMPTY\x10\x13B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x16REFUSAL_NODE_NOT_EMPTY\x10\x13\x12\x17\n" +
+	"\x13REFUSAL_UPLOAD_LOST\x10\x14\x12\x17\n" +
+	"\x13REFUSAL_EXTENT_LATE\x10\x15B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -2466,94 +2637,100 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_command_proto_goTypes = []any{
 	(Refusal)(0),           // 0: atoll.v1.Refusal
 	(*Command)(nil),        // 1: atoll.v1.Command
 	(*InitCluster)(nil),    // 2: atoll.v1.InitCluster
-	(*PutNode)(nil),        // 3: atoll.v1.PutNode
-	(*SetNodeState)(nil),   // 4: atoll.v1.SetNodeState
-	(*CreateUpload)(nil),   // 5: atoll.v1.CreateUpload
-	(*ExtendUpload)(nil),   // 6: atoll.v1.ExtendUpload
-	(*CancelUpload)(nil),   // 7: atoll.v1.CancelUpload
-	(*CommitBlob)(nil),     // 8: atoll.v1.CommitBlob
-	(*MountBlob)(nil),      // 9: atoll.v1.MountBlob
-	(*UnlinkBlob)(nil),     // 10: atoll.v1.UnlinkBlob
-	(*RenewBlob)(nil),      // 11: atoll.v1.RenewBlob
-	(*Precondition)(nil),   // 12: atoll.v1.Precondition
-	(*PutManifest)(nil),    // 13: atoll.v1.PutManifest
-	(*DeleteManifest)(nil), // 14: atoll.v1.DeleteManifest
-	(*DeleteTagsOf)(nil),   // 15: atoll.v1.DeleteTagsOf
-	(*DeleteTag)(nil),      // 16: atoll.v1.DeleteTag
-	(*RenewManifest)(nil),  // 17: atoll.v1.RenewManifest
-	(*PutSigningKey)(nil),  // 18: atoll.v1.PutSigningKey
-	(*MoveShards)(nil),     // 19: atoll.v1.MoveShards
-	(*ShardMove)(nil),      // 20: atoll.v1.ShardMove
-	(*ReplaceExtent)(nil),  // 21: atoll.v1.ReplaceExtent
-	(*ReportShards)(nil),   // 22: atoll.v1.ReportShards
-	(*SetLiveness)(nil),    // 23: atoll.v1.SetLiveness
-	(*PutSettings)(nil),    // 24: atoll.v1.PutSettings
-	(*Expire)(nil),         // 25: atoll.v1.Expire
-	(*Checkpoint)(nil),     // 26: atoll.v1.Checkpoint
-	(*Result)(nil),         // 27: atoll.v1.Result
-	(*Node)(nil),           // 28: atoll.v1.Node
-	(NodeState)(0),         // 29: atoll.v1.NodeState
-	(*Extent)(nil),         // 30: atoll.v1.Extent
-	(*HashState)(nil),      // 31: atoll.v1.HashState
-	(*Manifest)(nil),       // 32: atoll.v1.Manifest
-	(*SigningKey)(nil),     // 33: atoll.v1.SigningKey
-	(*ShardRef)(nil),       // 34: atoll.v1.ShardRef
-	(Liveness)(0),          // 35: atoll.v1.Liveness
-	(*Settings)(nil),       // 36: atoll.v1.Settings
+	(*RecoverCluster)(nil), // 3: atoll.v1.RecoverCluster
+	(*PutNode)(nil),        // 4: atoll.v1.PutNode
+	(*SetNodeState)(nil),   // 5: atoll.v1.SetNodeState
+	(*CreateUpload)(nil),   // 6: atoll.v1.CreateUpload
+	(*ExtendUpload)(nil),   // 7: atoll.v1.ExtendUpload
+	(*CancelUpload)(nil),   // 8: atoll.v1.CancelUpload
+	(*CommitBlob)(nil),     // 9: atoll.v1.CommitBlob
+	(*MountBlob)(nil),      // 10: atoll.v1.MountBlob
+	(*UnlinkBlob)(nil),     // 11: atoll.v1.UnlinkBlob
+	(*RenewBlob)(nil),      // 12: atoll.v1.RenewBlob
+	(*Precondition)(nil),   // 13: atoll.v1.Precondition
+	(*PutManifest)(nil),    // 14: atoll.v1.PutManifest
+	(*DeleteManifest)(nil), // 15: atoll.v1.DeleteManifest
+	(*DeleteTagsOf)(nil),   // 16: atoll.v1.DeleteTagsOf
+	(*DeleteTag)(nil),      // 17: atoll.v1.DeleteTag
+	(*RenewManifest)(nil),  // 18: atoll.v1.RenewManifest
+	(*PutSigningKey)(nil),  // 19: atoll.v1.PutSigningKey
+	(*MoveShards)(nil),     // 20: atoll.v1.MoveShards
+	(*ShardMove)(nil),      // 21: atoll.v1.ShardMove
+	(*ReplaceExtent)(nil),  // 22: atoll.v1.ReplaceExtent
+	(*ReportShards)(nil),   // 23: atoll.v1.ReportShards
+	(*SetLiveness)(nil),    // 24: atoll.v1.SetLiveness
+	(*PutSettings)(nil),    // 25: atoll.v1.PutSettings
+	(*AdvanceEra)(nil),     // 26: atoll.v1.AdvanceEra
+	(*Expire)(nil),         // 27: atoll.v1.Expire
+	(*Checkpoint)(nil),     // 28: atoll.v1.Checkpoint
+	(*Result)(nil),         // 29: atoll.v1.Result
+	(*Recovery)(nil),       // 30: atoll.v1.Recovery
+	(*Node)(nil),           // 31: atoll.v1.Node
+	(NodeState)(0),         // 32: atoll.v1.NodeState
+	(*Extent)(nil),         // 33: atoll.v1.Extent
+	(*HashState)(nil),      // 34: atoll.v1.HashState
+	(*Manifest)(nil),       // 35: atoll.v1.Manifest
+	(*SigningKey)(nil),     // 36: atoll.v1.SigningKey
+	(*ShardRef)(nil),       // 37: atoll.v1.ShardRef
+	(Liveness)(0),          // 38: atoll.v1.Liveness
+	(*Settings)(nil),       // 39: atoll.v1.Settings
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
-	3,  // 1: atoll.v1.Command.put_node:type_name -> atoll.v1.PutNode
-	4,  // 2: atoll.v1.Command.set_node_state:type_name -> atoll.v1.SetNodeState
-	5,  // 3: atoll.v1.Command.create_upload:type_name -> atoll.v1.CreateUpload
-	6,  // 4: atoll.v1.Command.extend_upload:type_name -> atoll.v1.ExtendUpload
-	7,  // 5: atoll.v1.Command.cancel_upload:type_name -> atoll.v1.CancelUpload
-	8,  // 6: atoll.v1.Command.commit_blob:type_name -> atoll.v1.CommitBlob
-	9,  // 7: atoll.v1.Command.mount_blob:type_name -> atoll.v1.MountBlob
-	10, // 8: atoll.v1.Command.unlink_blob:type_name -> atoll.v1.UnlinkBlob
-	11, // 9: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
-	13, // 10: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
-	14, // 11: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
-	16, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
-	17, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
-	15, // 14: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
-	25, // 15: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	26, // 16: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
-	18, // 17: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
-	19, // 18: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
-	21, // 19: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
-	22, // 20: atoll.v1.Command.report_shards:type_name -> atoll.v1.ReportShards
-	23, // 21: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
-	24, // 22: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
-	28, // 23: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	29, // 24: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	30, // 25: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	31, // 26: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	30, // 27: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	32, // 28: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	30, // 29: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	12, // 30: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 31: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	12, // 32: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
-	12, // 33: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	33, // 34: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	20, // 35: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
-	30, // 36: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
-	34, // 37: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
-	35, // 38: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
-	36, // 39: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
-	36, // 40: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
-	0,  // 41: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	4,  // 1: atoll.v1.Command.put_node:type_name -> atoll.v1.PutNode
+	5,  // 2: atoll.v1.Command.set_node_state:type_name -> atoll.v1.SetNodeState
+	3,  // 3: atoll.v1.Command.recover_cluster:type_name -> atoll.v1.RecoverCluster
+	6,  // 4: atoll.v1.Command.create_upload:type_name -> atoll.v1.CreateUpload
+	7,  // 5: atoll.v1.Command.extend_upload:type_name -> atoll.v1.ExtendUpload
+	8,  // 6: atoll.v1.Command.cancel_upload:type_name -> atoll.v1.CancelUpload
+	9,  // 7: atoll.v1.Command.commit_blob:type_name -> atoll.v1.CommitBlob
+	10, // 8: atoll.v1.Command.mount_blob:type_name -> atoll.v1.MountBlob
+	11, // 9: atoll.v1.Command.unlink_blob:type_name -> atoll.v1.UnlinkBlob
+	12, // 10: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
+	14, // 11: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
+	15, // 12: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
+	17, // 13: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
+	18, // 14: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
+	16, // 15: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
+	27, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	28, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	19, // 18: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
+	20, // 19: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
+	22, // 20: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
+	23, // 21: atoll.v1.Command.report_shards:type_name -> atoll.v1.ReportShards
+	24, // 22: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
+	25, // 23: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
+	26, // 24: atoll.v1.Command.advance_era:type_name -> atoll.v1.AdvanceEra
+	30, // 25: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
+	31, // 26: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	32, // 27: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	33, // 28: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	34, // 29: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	33, // 30: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	35, // 31: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	33, // 32: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	13, // 33: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 34: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 35: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	13, // 36: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	36, // 37: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	21, // 38: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
+	33, // 39: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
+	37, // 40: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
+	38, // 41: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
+	39, // 42: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
+	39, // 43: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
+	0,  // 44: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2566,6 +2743,7 @@ func file_command_proto_init() {
 		(*Command_InitCluster)(nil),
 		(*Command_PutNode)(nil),
 		(*Command_SetNodeState)(nil),
+		(*Command_RecoverCluster)(nil),
 		(*Command_CreateUpload)(nil),
 		(*Command_ExtendUpload)(nil),
 		(*Command_CancelUpload)(nil),
@@ -2586,14 +2764,16 @@ func file_command_proto_init() {
 		(*Command_ReportShards)(nil),
 		(*Command_SetLiveness)(nil),
 		(*Command_PutSettings)(nil),
+		(*Command_AdvanceEra)(nil),
 	}
+	file_command_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -64,7 +64,9 @@ type IdentifyResponse struct {
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Empty while the node belongs to no cluster.
-	ClusterId     string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The cluster's recoveries, the oldest first: under which ids it went before.
+	Recoveries    []*Recovery `protobuf:"bytes,4,rep,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -118,6 +120,13 @@ func (x *IdentifyResponse) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *IdentifyResponse) GetRecoveries() []*Recovery {
+	if x != nil {
+		return x.Recoveries
+	}
+	return nil
 }
 
 type JoinRequest struct {
@@ -279,7 +288,9 @@ type HeartbeatResponse struct {
 	// True if the node that asks was removed from the cluster.
 	Removed bool `protobuf:"varint,9,opt,name=removed,proto3" json:"removed,omitempty"`
 	// How the repair is doing, from the node that leads.
-	Repair        *RepairProgress `protobuf:"bytes,10,opt,name=repair,proto3" json:"repair,omitempty"`
+	Repair *RepairProgress `protobuf:"bytes,10,opt,name=repair,proto3" json:"repair,omitempty"`
+	// The node's disks.
+	Disks         []*DiskReport `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +395,84 @@ func (x *HeartbeatResponse) GetRepair() *RepairProgress {
 	return nil
 }
 
+func (x *HeartbeatResponse) GetDisks() []*DiskReport {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// DiskReport is one of the folders that a node has for shards.
+type DiskReport struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Folder string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Bytes free for new shards, the reserve already taken off.
+	FreeBytes     uint64 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	CapacityBytes uint64 `protobuf:"varint,3,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	// Why the disk is out of service; empty if it is not.
+	Fault         string `protobuf:"bytes,4,opt,name=fault,proto3" json:"fault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskReport) Reset() {
+	*x = DiskReport{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskReport) ProtoMessage() {}
+
+func (x *DiskReport) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskReport.ProtoReflect.Descriptor instead.
+func (*DiskReport) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DiskReport) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *DiskReport) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *DiskReport) GetCapacityBytes() uint64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *DiskReport) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
+}
+
 // RepairProgress is what the node that leads knows of the repair.
 type RepairProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -403,7 +492,7 @@ type RepairProgress struct {
 
 func (x *RepairProgress) Reset() {
 	*x = RepairProgress{}
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +504,7 @@ func (x *RepairProgress) String() string {
 func (*RepairProgress) ProtoMessage() {}
 
 func (x *RepairProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +517,7 @@ func (x *RepairProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairProgress.ProtoReflect.Descriptor instead.
 func (*RepairProgress) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{6}
+	return file_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RepairProgress) GetRunning() map[string]uint32 {
@@ -479,12 +568,15 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"node.proto\x12\batoll.v1\x1a\rrecords.proto\"\x11\n" +
-	"\x0fIdentifyRequest\"^\n" +
+	"\x0fIdentifyRequest\"\x92\x01\n" +
 	"\x10IdentifyResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x03 \x01(\tR\tclusterId\"P\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x122\n" +
+	"\n" +
+	"recoveries\x18\x04 \x03(\v2\x12.atoll.v1.RecoveryR\n" +
+	"recoveries\"P\n" +
 	"\vJoinRequest\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.atoll.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -493,7 +585,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xe7\x02\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x93\x03\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -506,7 +598,15 @@ const file_node_proto_rawDesc = "" +
 	"\x05ready\x18\b \x01(\bR\x05ready\x12\x18\n" +
 	"\aremoved\x18\t \x01(\bR\aremoved\x120\n" +
 	"\x06repair\x18\n" +
-	" \x01(\v2\x18.atoll.v1.RepairProgressR\x06repair\"\xf4\x02\n" +
+	" \x01(\v2\x18.atoll.v1.RepairProgressR\x06repair\x12*\n" +
+	"\x05disks\x18\v \x03(\v2\x14.atoll.v1.DiskReportR\x05disks\"\x80\x01\n" +
+	"\n" +
+	"DiskReport\x12\x16\n" +
+	"\x06folder\x18\x01 \x01(\tR\x06folder\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x02 \x01(\x04R\tfreeBytes\x12%\n" +
+	"\x0ecapacity_bytes\x18\x03 \x01(\x04R\rcapacityBytes\x12\x14\n" +
+	"\x05fault\x18\x04 \x01(\tR\x05fault\"\xf4\x02\n" +
 	"\x0eRepairProgress\x12?\n" +
 	"\arunning\x18\x01 \x03(\v2%.atoll.v1.RepairProgress.RunningEntryR\arunning\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x1d\n" +
@@ -540,7 +640,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_node_proto_goTypes = []any{
 	(*IdentifyRequest)(nil),   // 0: atoll.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),  // 1: atoll.v1.IdentifyResponse
@@ -548,27 +648,31 @@ var file_node_proto_goTypes = []any{
 	(*JoinResponse)(nil),      // 3: atoll.v1.JoinResponse
 	(*HeartbeatRequest)(nil),  // 4: atoll.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil), // 5: atoll.v1.HeartbeatResponse
-	(*RepairProgress)(nil),    // 6: atoll.v1.RepairProgress
-	nil,                       // 7: atoll.v1.RepairProgress.RunningEntry
-	nil,                       // 8: atoll.v1.RepairProgress.WaitingEntry
-	(*Node)(nil),              // 9: atoll.v1.Node
+	(*DiskReport)(nil),        // 6: atoll.v1.DiskReport
+	(*RepairProgress)(nil),    // 7: atoll.v1.RepairProgress
+	nil,                       // 8: atoll.v1.RepairProgress.RunningEntry
+	nil,                       // 9: atoll.v1.RepairProgress.WaitingEntry
+	(*Recovery)(nil),          // 10: atoll.v1.Recovery
+	(*Node)(nil),              // 11: atoll.v1.Node
 }
 var file_node_proto_depIdxs = []int32{
-	9, // 0: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
-	6, // 1: atoll.v1.HeartbeatResponse.repair:type_name -> atoll.v1.RepairProgress
-	7, // 2: atoll.v1.RepairProgress.running:type_name -> atoll.v1.RepairProgress.RunningEntry
-	8, // 3: atoll.v1.RepairProgress.waiting:type_name -> atoll.v1.RepairProgress.WaitingEntry
-	0, // 4: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
-	2, // 5: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
-	4, // 6: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
-	1, // 7: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
-	3, // 8: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
-	5, // 9: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	10, // 0: atoll.v1.IdentifyResponse.recoveries:type_name -> atoll.v1.Recovery
+	11, // 1: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
+	7,  // 2: atoll.v1.HeartbeatResponse.repair:type_name -> atoll.v1.RepairProgress
+	6,  // 3: atoll.v1.HeartbeatResponse.disks:type_name -> atoll.v1.DiskReport
+	8,  // 4: atoll.v1.RepairProgress.running:type_name -> atoll.v1.RepairProgress.RunningEntry
+	9,  // 5: atoll.v1.RepairProgress.waiting:type_name -> atoll.v1.RepairProgress.WaitingEntry
+	0,  // 6: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
+	2,  // 7: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
+	4,  // 8: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
+	1,  // 9: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
+	3,  // 10: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
+	5,  // 11: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
+	9,  // [9:12] is the sub-list for method output_type
+	6,  // [6:9] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -583,7 +687,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

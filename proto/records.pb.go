@@ -214,6 +214,8 @@ type Extent struct {
 	// something else, as far as somebody has reported. Such a shard counts as
 	// missing, but is not forgotten: part of it may be the last good copy.
 	DamagedShards []uint32 `protobuf:"varint,5,rep,packed,name=damaged_shards,json=damagedShards,proto3" json:"damaged_shards,omitempty"`
+	// The era in which its writer stored it (metadata/era.go); 0 once it is recorded.
+	Era           uint64 `protobuf:"varint,6,opt,name=era,proto3" json:"era,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +283,13 @@ func (x *Extent) GetDamagedShards() []uint32 {
 		return x.DamagedShards
 	}
 	return nil
+}
+
+func (x *Extent) GetEra() uint64 {
+	if x != nil {
+		return x.Era
+	}
+	return 0
 }
 
 // ShardRef names one shard on one node.
@@ -1463,6 +1472,134 @@ func (x *Node) GetLivenessUnixMs() int64 {
 	return 0
 }
 
+// Recovery is how a cluster got a new id: its quorum was lost for good, and an operator
+// has gone on with what one node had.
+type Recovery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id before. Nodes that still have it are of another cluster.
+	FormerClusterId string `protobuf:"bytes,1,opt,name=former_cluster_id,json=formerClusterId,proto3" json:"former_cluster_id,omitempty"`
+	// Log index and term of the last entry that was gone on with. What other nodes had
+	// beyond it is lost.
+	LastIndex uint64 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	LastTerm  uint64 `protobuf:"varint,3,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	// The node whose log and state it was.
+	NodeId string `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// That node's clock.
+	RecoveredUnixMs int64 `protobuf:"varint,5,opt,name=recovered_unix_ms,json=recoveredUnixMs,proto3" json:"recovered_unix_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Recovery) Reset() {
+	*x = Recovery{}
+	mi := &file_records_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recovery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recovery) ProtoMessage() {}
+
+func (x *Recovery) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recovery.ProtoReflect.Descriptor instead.
+func (*Recovery) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Recovery) GetFormerClusterId() string {
+	if x != nil {
+		return x.FormerClusterId
+	}
+	return ""
+}
+
+func (x *Recovery) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *Recovery) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *Recovery) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Recovery) GetRecoveredUnixMs() int64 {
+	if x != nil {
+		return x.RecoveredUnixMs
+	}
+	return 0
+}
+
+// Recoveries are a cluster's, the oldest first.
+type Recoveries struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recoveries    []*Recovery            `protobuf:"bytes,1,rep,name=recoveries,proto3" json:"recoveries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recoveries) Reset() {
+	*x = Recoveries{}
+	mi := &file_records_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recoveries) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recoveries) ProtoMessage() {}
+
+func (x *Recoveries) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recoveries.ProtoReflect.Descriptor instead.
+func (*Recoveries) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Recoveries) GetRecoveries() []*Recovery {
+	if x != nil {
+		return x.Recoveries
+	}
+	return nil
+}
+
 // SigningKey signs what one node promises and another redeems, such as the
 // targets of redirects. Secret: it must not be printed.
 type SigningKey struct {
@@ -1478,7 +1615,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_records_proto_msgTypes[17]
+	mi := &file_records_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1627,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_records_proto_msgTypes[17]
+	mi := &file_records_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1640,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_records_proto_rawDescGZIP(), []int{17}
+	return file_records_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SigningKey) GetId() uint32 {
@@ -1537,13 +1674,14 @@ const file_records_proto_rawDesc = "" +
 	"dataShards\x12#\n" +
 	"\rparity_shards\x18\x02 \x01(\rR\fparityShards\x12\x1d\n" +
 	"\n" +
-	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"\x97\x01\n" +
+	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"\xa9\x01\n" +
 	"\x06Extent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12(\n" +
 	"\x06layout\x18\x03 \x01(\v2\x10.atoll.v1.LayoutR\x06layout\x12\x18\n" +
 	"\aholders\x18\x04 \x03(\tR\aholders\x12%\n" +
-	"\x0edamaged_shards\x18\x05 \x03(\rR\rdamagedShards\"c\n" +
+	"\x0edamaged_shards\x18\x05 \x03(\rR\rdamagedShards\x12\x10\n" +
+	"\x03era\x18\x06 \x01(\x04R\x03era\"c\n" +
 	"\bShardRef\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
 	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x17\n" +
@@ -1650,7 +1788,19 @@ const file_records_proto_rawDesc = "" +
 	"\fredirect_url\x18\n" +
 	" \x01(\tR\vredirectUrl\x12.\n" +
 	"\bliveness\x18\v \x01(\x0e2\x12.atoll.v1.LivenessR\bliveness\x12(\n" +
-	"\x10liveness_unix_ms\x18\f \x01(\x03R\x0elivenessUnixMs\"\\\n" +
+	"\x10liveness_unix_ms\x18\f \x01(\x03R\x0elivenessUnixMs\"\xb7\x01\n" +
+	"\bRecovery\x12*\n" +
+	"\x11former_cluster_id\x18\x01 \x01(\tR\x0fformerClusterId\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x03 \x01(\x04R\blastTerm\x12\x17\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12*\n" +
+	"\x11recovered_unix_ms\x18\x05 \x01(\x03R\x0frecoveredUnixMs\"@\n" +
+	"\n" +
+	"Recoveries\x122\n" +
+	"\n" +
+	"recoveries\x18\x01 \x03(\v2\x12.atoll.v1.RecoveryR\n" +
+	"recoveries\"\\\n" +
 	"\n" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
@@ -1679,7 +1829,7 @@ func file_records_proto_rawDescGZIP() []byte {
 }
 
 var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_records_proto_goTypes = []any{
 	(NodeState)(0),       // 0: atoll.v1.NodeState
 	(Liveness)(0),        // 1: atoll.v1.Liveness
@@ -1700,8 +1850,10 @@ var file_records_proto_goTypes = []any{
 	(*Tag)(nil),          // 16: atoll.v1.Tag
 	(*Settings)(nil),     // 17: atoll.v1.Settings
 	(*Node)(nil),         // 18: atoll.v1.Node
-	(*SigningKey)(nil),   // 19: atoll.v1.SigningKey
-	nil,                  // 20: atoll.v1.Manifest.AnnotationsEntry
+	(*Recovery)(nil),     // 19: atoll.v1.Recovery
+	(*Recoveries)(nil),   // 20: atoll.v1.Recoveries
+	(*SigningKey)(nil),   // 21: atoll.v1.SigningKey
+	nil,                  // 22: atoll.v1.Manifest.AnnotationsEntry
 }
 var file_records_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
@@ -1712,15 +1864,16 @@ var file_records_proto_depIdxs = []int32{
 	11, // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
 	14, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
 	14, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
-	20, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
+	22, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
 	14, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
 	0,  // 10: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
 	1,  // 11: atoll.v1.Node.liveness:type_name -> atoll.v1.Liveness
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	19, // 12: atoll.v1.Recoveries.recoveries:type_name -> atoll.v1.Recovery
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_records_proto_init() }
@@ -1738,7 +1891,7 @@ func file_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_records_proto_rawDesc), len(file_records_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,13 +2,19 @@ package nodetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/atollregistry/atoll/node"
@@ -46,28 +52,28 @@ func (c *Cluster) putManifest(t *testing.T, repository, reference, mediaType, co
 func TestBackupAndRestore(t *testing.T) {
 	c, to := Start(t, 3), filepath.Join(t.TempDir(), "backup")
 	pushAllKinds(t, c, 1)
-	first, err := node.Backup(t.Context(), c.Members[1].Config.Data, to, true, false)
+	first, err := node.Backup(t.Context(), c.Members[1].Config.Home(), to, true, false)
 	if err != nil || first.FaultCount+first.Deleted > 0 || first.Copied == 0 {
 		t.Fatalf("backup: %+v %v", first, err)
 	}
 	pushAllKinds(t, c, 2)
-	second, err := node.Backup(t.Context(), c.Members[2].Config.Data, to, true, true)
+	second, err := node.Backup(t.Context(), c.Members[2].Config.Home(), to, true, true)
 	if err != nil || second.FaultCount+second.Deleted > 0 || second.Copied == 0 || second.Blobs-second.Copied != first.Blobs {
 		t.Fatalf("backup again: %+v, the first was %+v (%v)", second, first, err)
 	}
-	if _, err := node.Restore(t.Context(), c.Members[0].Config.Data, to, false); !errors.Is(err, node.ErrNotEmpty) {
+	if _, err := node.Restore(t.Context(), c.Members[0].Config.Home(), to, false); !errors.Is(err, node.ErrNotEmpty) {
 		t.Errorf("restore over what is there: %v", err)
 	}
 	for _, nodes := range []int{1, 4} {
 		restored := Start(t, nodes)
-		summary, err := node.Restore(t.Context(), restored.Members[0].Config.Data, to, false)
+		summary, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, false)
 		if err != nil || summary.FaultCount > 0 || summary.Blobs == 0 {
 			t.Fatalf("restore: %+v %v", summary, err)
 		}
 		for _, acked := range c.Acked() {
 			restored.remember(acked)
 		}
-		again, err := node.Restore(t.Context(), restored.Members[0].Config.Data, to, true)
+		again, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, true)
 		if err != nil || again.FaultCount > 0 || again.Blobs > 0 {
 			t.Errorf("restore again: %+v %v", again, err)
 		}
@@ -87,7 +93,7 @@ func TestRestoreOfARottenBackup(t *testing.T) {
 	c, to := Start(t, 1), t.TempDir()
 	push(t, c, "a", "v1", 1, c.Members...)
 	push(t, c, "b", "v1", 2, c.Members...)
-	if _, err := node.Backup(t.Context(), c.Members[0].Config.Data, to, true, false); err != nil {
+	if _, err := node.Backup(t.Context(), c.Members[0].Config.Home(), to, true, false); err != nil {
 		t.Fatal(err)
 	}
 	content := Bytes(1*100+3, sizes[3]) // a layer of a
@@ -98,7 +104,7 @@ func TestRestoreOfARottenBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	restored := Start(t, 1)
-	summary, err := node.Restore(t.Context(), restored.Members[0].Config.Data, to, false)
+	summary, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, false)
 	// The layer, the manifest that names it, and its tag.
 	if err != nil || summary.FaultCount != 3 || !strings.Contains(summary.Faults[0], digest) || summary.Tags != 1 {
 		t.Errorf("restore: %+v %v", summary, err)
@@ -109,10 +115,10 @@ func TestRestoreOfARottenBackup(t *testing.T) {
 		}
 	}
 	// Made again with a look at what is there, the backup is right.
-	if summary, err := node.Backup(t.Context(), c.Members[0].Config.Data, to, true, true); err != nil || summary.Copied != 1 {
+	if summary, err := node.Backup(t.Context(), c.Members[0].Config.Home(), to, true, true); err != nil || summary.Copied != 1 {
 		t.Errorf("backup again: %+v %v", summary, err)
 	}
-	if summary, err := node.Restore(t.Context(), restored.Members[0].Config.Data, to, true); err != nil || summary.FaultCount > 0 {
+	if summary, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, true); err != nil || summary.FaultCount > 0 {
 		t.Errorf("restore again: %+v %v", summary, err)
 	}
 }
@@ -122,10 +128,10 @@ func TestBackupThatWasCutOff(t *testing.T) {
 	c, to := Start(t, 1), t.TempDir()
 	push(t, c, "a", "v1", 1, c.Members...)
 	file := filepath.Join(to, "metadata.atoll")
-	if _, err := node.BackupMetadata(t.Context(), c.Members[0].Config.Data, file); err != nil {
+	if _, err := node.BackupMetadata(t.Context(), c.Members[0].Config.Home(), file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := node.Restore(t.Context(), c.Members[0].Config.Data, to, true); err == nil || !strings.Contains(err.Error(), "no backup was completed") {
+	if _, err := node.Restore(t.Context(), c.Members[0].Config.Home(), to, true); err == nil || !strings.Contains(err.Error(), "no backup was completed") {
 		t.Errorf("restore without a complete backup: %v", err)
 	}
 	content, err := os.ReadFile(file)
@@ -136,7 +142,7 @@ func TestBackupThatWasCutOff(t *testing.T) {
 		if err := os.WriteFile(file, harmed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := node.Restore(t.Context(), c.Members[0].Config.Data, file, true); err == nil {
+		if _, err := node.Restore(t.Context(), c.Members[0].Config.Home(), file, true); err == nil {
 			t.Errorf("restore of metadata that is %s: no error", name)
 		}
 	}
@@ -145,11 +151,129 @@ func TestBackupThatWasCutOff(t *testing.T) {
 	}
 }
 
+// operator speaks to a node's socket.
+func (m *Member) operator() *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.Config.Home(), node.AdminSocket))
+	}}
+}
+
+// interposed returns a folder with a socket like a node's, which calls before ahead
+// of every request that it passes on.
+func interposed(t *testing.T, m *Member, before func(path string)) (folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	transport := m.operator()
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "admin"})
+	proxy.Transport = transport
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		before(r.URL.Path)
+		proxy.ServeHTTP(w, r)
+	}))
+	listener, err := net.Listen("unix", filepath.Join(folder, node.AdminSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	return folder
+}
+
+// A blob, or a large manifest, that one of its repositories drops between the
+// metadata and its turn is in the backup: another repository has it still.
+func TestBackupWhileARepositoryDropsABlob(t *testing.T) {
+	c := Start(t, 3)
+	m, shared := c.Members[0], Bytes(1, 50_000)
+	image, err := c.PushImage("a/tmp", "v1", [][]byte{shared}, c.Members...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.PushImage("z/prod", "v1", [][]byte{shared}, c.Members...); err != nil {
+		t.Fatal(err)
+	}
+	large := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"a":%q}}`, strings.Repeat("x", 200<<10))
+	for _, repository := range []string{"a/tmp", "z/prod"} {
+		c.putManifest(t, repository, "large", "application/vnd.oci.image.index.v1+json", large)
+	}
+	drop := sync.OnceFunc(func() {
+		for _, path := range []string{"manifests/" + image, "manifests/" + Digest([]byte(large)), "blobs/" + Digest(shared)} {
+			if _, _, err := m.expect(http.StatusAccepted, "DELETE", "/v2/a/tmp/"+path, nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	folder := interposed(t, m, func(path string) {
+		if path != "/backup" { // The metadata is there by now.
+			drop()
+		}
+	})
+	to := filepath.Join(t.TempDir(), "backup")
+	summary, err := node.Backup(t.Context(), folder, to, true, false)
+	if err != nil || summary.FaultCount+summary.Deleted > 0 {
+		t.Errorf("backup: %+v %v", summary, err)
+	}
+	for _, content := range [][]byte{shared, []byte(large)} {
+		hex := strings.TrimPrefix(Digest(content), "sha256:")
+		if copied, err := os.ReadFile(filepath.Join(to, "blobs", "sha256", hex[:2], hex)); err != nil || !bytes.Equal(copied, content) {
+			t.Errorf("blob %s in the backup: %d bytes, %v", hex, len(copied), err)
+		}
+	}
+}
+
+// A node says of a blob that it is gone only if no repository has it.
+func TestOperatorReadsBlobs(t *testing.T) {
+	c := Start(t, 1)
+	m, content := c.Members[0], Bytes(1, 50_000)
+	if _, err := c.PushBlob("a", content, m); err != nil {
+		t.Fatal(err)
+	}
+	transport := m.operator()
+	defer transport.CloseIdleConnections()
+	for digest, status := range map[string]int{Digest(content): http.StatusOK, Digest([]byte("another")): http.StatusNotFound, "nonsense": http.StatusNotFound} {
+		response, err := (&http.Client{Transport: transport}).Get("http://admin/blobs/" + digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode != status {
+			t.Errorf("%s: %s", digest, response.Status)
+		}
+		response.Body.Close()
+	}
+}
+
+// A backup leaves alone what is beside it, and leaves nothing else there.
+func TestBackupLeavesItsNeighboursAlone(t *testing.T) {
+	c, to := Start(t, 1), t.TempDir()
+	neighbour := filepath.Join(to, ".work", "thesis.tex")
+	if err := os.Mkdir(filepath.Dir(neighbour), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(neighbour, []byte("years"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	home := c.Members[0].Config.Home()
+	if _, err := node.BackupMetadata(t.Context(), home, filepath.Join(to, "state.atoll")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.Backup(t.Context(), home, to, true, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(neighbour); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(to); err != nil || len(left) != 4 { // .work, state.atoll, metadata and backup.json
+		t.Errorf("in the folder: %v %v", left, err)
+	}
+}
+
 // verify returns what verify finds.
 func (c *Cluster) verify(t *testing.T) (bad []string) {
 	t.Helper()
 	var last node.Verified
-	err := node.Verify(t.Context(), c.Members[0].Config.Data, 0, func(one node.Verified) error {
+	err := node.Verify(t.Context(), c.Members[0].Config.Home(), 0, func(one node.Verified) error {
 		if last = one; one.Found != nil {
 			bad = append(bad, one.Found.Digest)
 		}

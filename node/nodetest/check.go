@@ -117,9 +117,16 @@ func (m *Member) hasShard(e *atoll.Extent, number int) error {
 	return nil
 }
 
-// shardFile is where a member has a shard.
+// shardFile is where a member has a shard, or, if it has not, where it would in its
+// first data folder.
 func (m *Member) shardFile(e *atoll.Extent, number int) string {
-	return filepath.Join(m.Config.Data, "shards", fmt.Sprintf("%02x", e.GetId()[0]), fmt.Sprintf("%x.%d", e.GetId(), number))
+	name := filepath.Join("shards", fmt.Sprintf("%02x", e.GetId()[0]), fmt.Sprintf("%x.%d", e.GetId(), number))
+	for _, folder := range m.Config.Data[1:] {
+		if _, err := os.Stat(filepath.Join(folder, name)); err == nil {
+			return filepath.Join(folder, name)
+		}
+	}
+	return filepath.Join(m.Config.Home(), name)
 }
 
 // checkState waits until all nodes have applied the same log and compares what
@@ -179,7 +186,7 @@ func (c *Cluster) checkShards() {
 				shard.NodeId = m.running().ID()
 				shards[i] = shard
 			}
-			live, err := m.running().Metadata().LiveShards(context.Background(), shards)
+			live, _, err := m.running().Metadata().LiveShards(context.Background(), shards)
 			if err != nil {
 				return err
 			}

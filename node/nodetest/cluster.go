@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -45,6 +46,8 @@ type Member struct {
 	Config node.Config
 	// Tune changes the blob store's configuration; it may be changed while stopped.
 	Tune func(*blobstore.Config)
+	// Log, if not nil, gets what the node logs; it may be changed while stopped.
+	Log io.Writer
 
 	mu     sync.Mutex // guards the fields below
 	node   *node.Node
@@ -114,7 +117,7 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 	addresses := freeAddresses(t, 3*n)
 	for i, name := range names {
 		cfg := node.DefaultConfig()
-		cfg.Name, cfg.Data = name, filepath.Join(dir, name)
+		cfg.Name, cfg.Data = name, []string{filepath.Join(dir, name)}
 		cfg.Registry.Listen, cfg.Cluster.Listen, cfg.Operations.Listen = addresses[i], addresses[n+i], addresses[2*n+i]
 		cfg.Cluster.Address = cfg.Cluster.Listen
 		cfg.Join, cfg.Bootstrap = addresses[n:n+first], n == 1
@@ -180,6 +183,9 @@ func (m *Member) tune(cfg *blobstore.Config) {
 }
 
 func (m *Member) logger() zerolog.Logger {
+	if m.Log != nil {
+		return zerolog.New(zerolog.SyncWriter(m.Log))
+	}
 	if os.Getenv("ATOLL_TEST_LOG") == "" {
 		return zerolog.Nop()
 	}
@@ -238,7 +244,7 @@ func (m *Member) Crash() {
 // Wipe empties the data folder of a stopped node.
 func (m *Member) Wipe() {
 	m.cluster.t.Helper()
-	if err := os.RemoveAll(m.Config.Data); err != nil {
+	if err := os.RemoveAll(m.Config.Home()); err != nil {
 		m.cluster.t.Fatal(err)
 	}
 }
@@ -278,7 +284,7 @@ func (m *Member) ended() <-chan struct{} {
 
 // Status asks the node for its view of the cluster.
 func (m *Member) Status() (*node.Status, error) {
-	return node.FetchStatus(context.Background(), m.Config.Data)
+	return node.FetchStatus(context.Background(), m.Config.Home())
 }
 
 // Eventually waits until check returns nil and fails the test if that takes

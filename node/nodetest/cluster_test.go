@@ -380,7 +380,7 @@ func TestRefusalsAtStart(t *testing.T) {
 	second.Start()
 	wantEnd(t, second, "in use by another atoll process")
 
-	second.Config.Data = t.TempDir()
+	second.Config.Data = []string{t.TempDir()}
 	second.Start()
 	wantEnd(t, second, "registry.listen", "address already in use")
 

@@ -35,7 +35,7 @@ func TestCollection(t *testing.T) {
 		}
 	}
 	c.Eventually(grace+10*time.Second, "the blobs that only v2 had, and the stray one, to be due", func() error {
-		collection, err := node.Collect(t.Context(), n2.Config.Data, true)
+		collection, err := node.Collect(t.Context(), n2.Config.Home(), true)
 		if err != nil {
 			return err
 		}
@@ -44,7 +44,7 @@ func TestCollection(t *testing.T) {
 		}
 		return nil
 	})
-	collection, err := node.Collect(t.Context(), n2.Config.Data, false)
+	collection, err := node.Collect(t.Context(), n2.Config.Home(), false)
 	if err != nil || collection.Dropped != 6 {
 		t.Fatalf("collection is %+v, not 3 links and 3 blobs (%v)", collection, err)
 	}

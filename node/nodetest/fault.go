@@ -127,20 +127,22 @@ func (c *Cluster) others(m *Member, do func(a, b *Member)) {
 func (m *Member) ShardFiles() []string {
 	m.cluster.t.Helper()
 	var files []string
-	root := filepath.Join(m.Config.Data, "shards")
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && entry.Name() == "tmp":
-			return filepath.SkipDir
-		case !entry.IsDir() && filepath.Dir(path) != root:
-			files = append(files, path)
+	for _, folder := range m.Config.Data {
+		root := filepath.Join(folder, "shards")
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case entry.IsDir() && entry.Name() == "tmp":
+				return filepath.SkipDir
+			case !entry.IsDir() && filepath.Dir(path) != root:
+				files = append(files, path)
+			}
+			return nil
+		})
+		if err != nil {
+			m.cluster.t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		m.cluster.t.Fatal(err)
 	}
 	return files
 }

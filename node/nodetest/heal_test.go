@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -289,4 +290,41 @@ func (c *Cluster) forgetRepository(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.acked = slices.DeleteFunc(c.acked, func(acked Acked) bool { return acked.Repository == name })
+}
+
+// TestWipedNodeTakesNoShardsInItsOldName: before the others have noticed that a node
+// lost its data, a push that goes to its address is refused there.
+func TestWipedNodeTakesNoShardsInItsOldName(t *testing.T) {
+	c := Start(t, 3)
+	push(t, c, "a", "v1", 1, c.Members...)
+	victim, via := c.Members[2], c.Members[0]
+	if c.Leader() == victim {
+		victim, via = via, victim
+	}
+	old := victim.running().ID()
+	victim.Crash()
+	victim.Wipe()
+	victim.Start()
+	c.Eventually(5*time.Second, "its port is open", func() error {
+		conn, err := net.Dial("tcp", victim.Config.Cluster.Listen)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	digest, err := c.PushBlob("a", Bytes(99, 700<<10), via)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := via.running().Metadata().Blobs("", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, blob := range blobs {
+		for _, e := range blob.GetExtents() {
+			if blob.GetDigest() == digest && slices.Contains(e.GetHolders(), old) {
+				t.Errorf("201 for an extent on %v: node %s lost its disk before the push", e.GetHolders(), old)
+			}
+		}
+	}
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,10 +43,10 @@ func TestDrainAndRemoveTheLeader(t *testing.T) {
 		push(t, c, "app", fmt.Sprint("v", seed), uint64(seed), c.Members...)
 	}
 	victim := c.Leader()
-	name, victimData := victim.Config.Name, victim.Config.Data
-	data := c.Members[0].Config.Data
+	name, victimData := victim.Config.Name, victim.Config.Home()
+	data := c.Members[0].Config.Home()
 	if victim == c.Members[0] {
-		data = c.Members[1].Config.Data
+		data = c.Members[1].Config.Home()
 	}
 	_, err := node.StartDrain(t.Context(), data, "n9")
 	wantError(t, err, `no node "n9": its nodes are`)
@@ -83,9 +85,38 @@ func TestDrainAndRemoveTheLeader(t *testing.T) {
 	victim.wantRemovedEnd()
 	c.drop(victim)
 	left := c.Leader()
-	_, err = node.StartDrain(t.Context(), left.Config.Data, left.Config.Name)
+	_, err = node.StartDrain(t.Context(), left.Config.Home(), left.Config.Name)
 	wantError(t, err, "could not take its place")
 	c.Check()
+}
+
+// Of three nodes one can be spared. Two of them are to be drained at the same moment,
+// each through another node: one is, the other is refused.
+func TestTwoDrainsAtOnce(t *testing.T) {
+	c := Start(t, 3)
+	for round := range 5 {
+		errs := make([]error, 2)
+		var both sync.WaitGroup
+		for i := range errs {
+			both.Go(func() {
+				_, errs[i] = node.StartDrain(t.Context(), c.Members[i].Config.Home(), c.Members[i].Config.Name)
+			})
+		}
+		both.Wait()
+		for i, err := range errs {
+			if err == nil {
+				wantError(t, errs[1-i], "could not take its place")
+			}
+		}
+		if errs[0] != nil && errs[1] != nil {
+			t.Errorf("round %d: neither is drained: %v", round, errs)
+		}
+		for _, m := range c.Members[:2] {
+			if _, err := node.CancelDrain(t.Context(), c.Members[2].Config.Home(), m.Config.Name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // A node that is gone is not removed while that costs data or the quorum, unless
@@ -97,7 +128,7 @@ func TestRemoveDeadNode(t *testing.T) {
 	})
 	digest := push(t, c, "app", "v1", 1, c.Members...)
 	dead, other := c.Members[2], c.Members[1]
-	data, name := c.Members[0].Config.Data, dead.Config.Name
+	data, name := c.Members[0].Config.Home(), dead.Config.Name
 	remove := func(name string, force bool) (*node.Removal, error) {
 		return node.Remove(t.Context(), data, name, force)
 	}
@@ -146,7 +177,7 @@ func TestReplaceOnAnotherAddress(t *testing.T) {
 	dead := c.Members[1]
 	addresses := freeAddresses(t, 3)
 	replacement := &Member{cluster: c, Config: dead.Config}
-	replacement.Config.Data = filepath.Join(t.TempDir(), "n2")
+	replacement.Config.Data = []string{filepath.Join(t.TempDir(), "n2")}
 	replacement.Config.Registry.Listen, replacement.Config.Cluster.Listen, replacement.Config.Operations.Listen = addresses[0], addresses[1], addresses[2]
 	replacement.Config.Cluster.Address = replacement.Config.Cluster.Listen
 	replacement.Start()
@@ -179,16 +210,16 @@ func TestRepairIsShownAndChangedAnywhere(t *testing.T) {
 	for i, m := range c.Members {
 		rate, concurrency, paused := uint64(i+1)<<20, uint32(i+1), i%2 == 0
 		want := node.RepairSettings{BytesPerSecond: rate, Concurrency: concurrency, RebalancePaused: paused}
-		got, err := node.ChangeRepair(t.Context(), m.Config.Data, node.RepairChange{BytesPerSecond: &rate, Concurrency: &concurrency, RebalancePaused: &paused})
+		got, err := node.ChangeRepair(t.Context(), m.Config.Home(), node.RepairChange{BytesPerSecond: &rate, Concurrency: &concurrency, RebalancePaused: &paused})
 		if err != nil || got.Settings != want {
 			t.Fatalf("settings changed through %s are %+v, want %+v (%v)", m.Config.Name, got.Settings, want, err)
 		}
 		zero := uint32(0)
-		_, err = node.ChangeRepair(t.Context(), m.Config.Data, node.RepairChange{Concurrency: &zero})
+		_, err = node.ChangeRepair(t.Context(), m.Config.Home(), node.RepairChange{Concurrency: &zero})
 		wantError(t, err, "concurrency 0")
 		for _, other := range c.Members {
 			c.Eventually(FormTimeout, other.Config.Name+" knows it", func() error {
-				repair, err := node.FetchRepair(t.Context(), other.Config.Data)
+				repair, err := node.FetchRepair(t.Context(), other.Config.Home())
 				if err == nil && (repair.Settings != want || repair.Leader != leader.Config.Name) {
 					err = fmt.Errorf("repair is %+v", repair)
 				}
@@ -197,4 +228,68 @@ func TestRepairIsShownAndChangedAnywhere(t *testing.T) {
 		}
 	}
 	c.Check()
+}
+
+// TestEmptyFolderIsNoReplacement: a node on an empty folder does not take its old place
+// while what it had can't be done without, since its disk may only not be mounted.
+func TestEmptyFolderIsNoReplacement(t *testing.T) {
+	c := Start(t, 5, func(cfg *node.Config) { cfg.Parity = 1 })
+	push(t, c, "app", "v1", 1, c.Members...)
+	away, empty := c.Members[3], c.Members[4]
+	away.Stop()
+	empty.Stop()
+	mounted := empty.Config.Home()
+	if err := os.Rename(mounted, mounted+".disk"); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range c.Members[:3] { // whichever leads
+		c.Eventually(settleTimeout, "it is known that one node is away", func() error {
+			return m.wantMetric(fmt.Sprintf(`atoll_node_state{name=%q,state="unreachable"} 1`, away.Config.Name))
+		})
+	}
+	log := &logBook{}
+	empty.Log = log
+	empty.Start()
+	c.Eventually(settleTimeout, "the node on the empty folder is refused", func() error {
+		if !log.has("see that its disk is mounted") {
+			return errors.New("its log does not say so")
+		}
+		return nil
+	})
+	empty.cancelRun()
+	_ = empty.wait() // It was no member.
+	if err := errors.Join(os.RemoveAll(mounted), os.Rename(mounted+".disk", mounted)); err != nil {
+		t.Fatal(err)
+	}
+	empty.Start()
+	empty.WaitReady()
+	c.Members[0].WaitReady()
+	if err := empty.Read(c.Acked()[0]); err != nil {
+		t.Errorf("with its disk: %v", err)
+	}
+	empty.Stop()
+	empty.Wipe()
+	away.Start()
+	away.WaitReady()
+	empty.Start()
+	empty.WaitReady()
+	c.Check()
+}
+
+// logBook keeps what a node logs.
+type logBook struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (l *logBook) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(p)
+}
+
+func (l *logBook) has(words string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.all.String(), words)
 }

@@ -14,7 +14,7 @@ import (
 // damaged or missing.
 func (c *Cluster) scrubAll() (found uint64) {
 	c.t.Helper()
-	via := c.Members[0].Config.Data
+	via := c.Members[0].Config.Home()
 	if _, err := node.StartScrub(context.Background(), via); err != nil {
 		c.t.Fatal(err)
 	}
