@@ -31,13 +31,14 @@ func main() {
 
 const (
 	exitFailed = 1
-	// exitRemoved is for a node that was removed from its cluster. Starting it again
-	// is of no use; a service manager should know this number.
+	// exitRemoved is for a node that was removed from its cluster, or whose cluster was
+	// recovered without it. Starting it again is of no use; a service manager should
+	// know this number.
 	exitRemoved = 3
 )
 
 func exitCode(err error) int {
-	if errors.Is(err, node.ErrRemoved) {
+	if errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrSuperseded) {
 		return exitRemoved
 	}
 	return exitFailed
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newStatusCommand(),
-		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newCollectCommand(),
+		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newRecoverCommand(), newCollectCommand(),
 		newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)

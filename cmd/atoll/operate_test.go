@@ -36,7 +36,7 @@ func TestPrintRemoval(t *testing.T) {
 
 // A service manager can tell a node that was removed from one that failed.
 func TestExitCode(t *testing.T) {
-	for err, want := range map[error]int{fmt.Errorf("join: %w", node.ErrRemoved): 3, node.ErrFatal: 1} {
+	for err, want := range map[error]int{fmt.Errorf("join: %w", node.ErrRemoved): 3, fmt.Errorf("join: %w", node.ErrSuperseded): 3, node.ErrFatal: 1} {
 		if got := exitCode(err); got != want {
 			t.Errorf("%v ends with %d, want %d", err, got, want)
 		}

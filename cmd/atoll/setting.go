@@ -23,7 +23,7 @@ type setting struct {
 func settings() []setting {
 	return []setting{
 		{"name", kindText, "the node's name, unique in the cluster (default: the host name)"},
-		{"data", kindText, "data folder, made when absent, for one process at a time"},
+		{"data", kindList, "data folders, made when absent, for one process at a time: the first has the metadata and shards, others, on disks of their own, have shards"},
 		{"join", kindList, "cluster addresses of the nodes to form a cluster with or to join, HOST:PORT,..."},
 		{"bootstrap", kindBool, "form a new cluster of this one node if the data folder is empty"},
 		{"zone", kindText, "failure zone: nodes of one zone may fail together"},
