@@ -64,7 +64,16 @@ const (
 	Refusal_REFUSAL_UPLOAD_LOST Refusal = 20
 	// So many eras have passed since the extent was stored that the sweep may have
 	// taken its shards.
-	Refusal_REFUSAL_EXTENT_LATE Refusal = 21
+	Refusal_REFUSAL_EXTENT_LATE     Refusal = 21
+	Refusal_REFUSAL_ACCOUNT_UNKNOWN Refusal = 22
+	// The account, the policy or the authority has changed since the proposer looked.
+	Refusal_REFUSAL_CHANGED Refusal = 23
+	// The policy forbids to move or delete the tag.
+	Refusal_REFUSAL_TAG_IMMUTABLE Refusal = 24
+	// The owner has too many uploads in progress.
+	Refusal_REFUSAL_TOO_MANY_UPLOADS Refusal = 25
+	// There is no such join token, or it is expired, used up, or the secret is wrong.
+	Refusal_REFUSAL_JOIN_TOKEN Refusal = 26
 )
 
 // Enum value maps for Refusal.
@@ -92,6 +101,11 @@ var (
 		19: "REFUSAL_NODE_NOT_EMPTY",
 		20: "REFUSAL_UPLOAD_LOST",
 		21: "REFUSAL_EXTENT_LATE",
+		22: "REFUSAL_ACCOUNT_UNKNOWN",
+		23: "REFUSAL_CHANGED",
+		24: "REFUSAL_TAG_IMMUTABLE",
+		25: "REFUSAL_TOO_MANY_UPLOADS",
+		26: "REFUSAL_JOIN_TOKEN",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED":        0,
@@ -116,6 +130,11 @@ var (
 		"REFUSAL_NODE_NOT_EMPTY":     19,
 		"REFUSAL_UPLOAD_LOST":        20,
 		"REFUSAL_EXTENT_LATE":        21,
+		"REFUSAL_ACCOUNT_UNKNOWN":    22,
+		"REFUSAL_CHANGED":            23,
+		"REFUSAL_TAG_IMMUTABLE":      24,
+		"REFUSAL_TOO_MANY_UPLOADS":   25,
+		"REFUSAL_JOIN_TOKEN":         26,
 	}
 )
 
@@ -188,6 +207,14 @@ type Command struct {
 	//	*Command_SetLiveness
 	//	*Command_PutSettings
 	//	*Command_AdvanceEra
+	//	*Command_PutAccount
+	//	*Command_DeleteAccount
+	//	*Command_PutPolicy
+	//	*Command_PutTokenKey
+	//	*Command_PutAuthority
+	//	*Command_PutJoinToken
+	//	*Command_RedeemJoinToken
+	//	*Command_DeleteJoinToken
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -476,6 +503,78 @@ func (x *Command) GetAdvanceEra() *AdvanceEra {
 	return nil
 }
 
+func (x *Command) GetPutAccount() *PutAccount {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutAccount); ok {
+			return x.PutAccount
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteAccount() *DeleteAccount {
+	if x != nil {
+		if x, ok := x.Body.(*Command_DeleteAccount); ok {
+			return x.DeleteAccount
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutPolicy() *PutPolicy {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutPolicy); ok {
+			return x.PutPolicy
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutTokenKey() *PutTokenKey {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutTokenKey); ok {
+			return x.PutTokenKey
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutAuthority() *PutAuthority {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutAuthority); ok {
+			return x.PutAuthority
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutJoinToken() *PutJoinToken {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutJoinToken); ok {
+			return x.PutJoinToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRedeemJoinToken() *RedeemJoinToken {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RedeemJoinToken); ok {
+			return x.RedeemJoinToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteJoinToken() *DeleteJoinToken {
+	if x != nil {
+		if x, ok := x.Body.(*Command_DeleteJoinToken); ok {
+			return x.DeleteJoinToken
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -580,6 +679,38 @@ type Command_AdvanceEra struct {
 	AdvanceEra *AdvanceEra `protobuf:"bytes,55,opt,name=advance_era,json=advanceEra,proto3,oneof"`
 }
 
+type Command_PutAccount struct {
+	PutAccount *PutAccount `protobuf:"bytes,60,opt,name=put_account,json=putAccount,proto3,oneof"`
+}
+
+type Command_DeleteAccount struct {
+	DeleteAccount *DeleteAccount `protobuf:"bytes,61,opt,name=delete_account,json=deleteAccount,proto3,oneof"`
+}
+
+type Command_PutPolicy struct {
+	PutPolicy *PutPolicy `protobuf:"bytes,62,opt,name=put_policy,json=putPolicy,proto3,oneof"`
+}
+
+type Command_PutTokenKey struct {
+	PutTokenKey *PutTokenKey `protobuf:"bytes,63,opt,name=put_token_key,json=putTokenKey,proto3,oneof"`
+}
+
+type Command_PutAuthority struct {
+	PutAuthority *PutAuthority `protobuf:"bytes,70,opt,name=put_authority,json=putAuthority,proto3,oneof"`
+}
+
+type Command_PutJoinToken struct {
+	PutJoinToken *PutJoinToken `protobuf:"bytes,71,opt,name=put_join_token,json=putJoinToken,proto3,oneof"`
+}
+
+type Command_RedeemJoinToken struct {
+	RedeemJoinToken *RedeemJoinToken `protobuf:"bytes,72,opt,name=redeem_join_token,json=redeemJoinToken,proto3,oneof"`
+}
+
+type Command_DeleteJoinToken struct {
+	DeleteJoinToken *DeleteJoinToken `protobuf:"bytes,73,opt,name=delete_join_token,json=deleteJoinToken,proto3,oneof"`
+}
+
 func (*Command_InitCluster) isCommand_Body() {}
 
 func (*Command_PutNode) isCommand_Body() {}
@@ -629,6 +760,22 @@ func (*Command_SetLiveness) isCommand_Body() {}
 func (*Command_PutSettings) isCommand_Body() {}
 
 func (*Command_AdvanceEra) isCommand_Body() {}
+
+func (*Command_PutAccount) isCommand_Body() {}
+
+func (*Command_DeleteAccount) isCommand_Body() {}
+
+func (*Command_PutPolicy) isCommand_Body() {}
+
+func (*Command_PutTokenKey) isCommand_Body() {}
+
+func (*Command_PutAuthority) isCommand_Body() {}
+
+func (*Command_PutJoinToken) isCommand_Body() {}
+
+func (*Command_RedeemJoinToken) isCommand_Body() {}
+
+func (*Command_DeleteJoinToken) isCommand_Body() {}
 
 // InitCluster names the cluster. Refused when it has another name already.
 type InitCluster struct {
@@ -860,9 +1007,13 @@ func (x *SetNodeState) GetActive() []string {
 }
 
 type CreateUpload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Repository    string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Repository string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+	// Who began it, as "user:NAME", "robot:NAME" or "anonymous"; empty where nobody logs in.
+	Owner string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Refuse if the owner has so many uploads in progress; 0 for no bound.
+	OwnerLimit    uint32 `protobuf:"varint,4,opt,name=owner_limit,json=ownerLimit,proto3" json:"owner_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -909,6 +1060,20 @@ func (x *CreateUpload) GetRepository() string {
 		return x.Repository
 	}
 	return ""
+}
+
+func (x *CreateUpload) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *CreateUpload) GetOwnerLimit() uint32 {
+	if x != nil {
+		return x.OwnerLimit
+	}
+	return 0
 }
 
 // ExtendUpload appends durable extents to an upload whose size is still what
@@ -2142,6 +2307,407 @@ func (x *AdvanceEra) GetFrom() uint64 {
 	return 0
 }
 
+// PutAccount makes or changes an account, if it is still what the proposer saw.
+type PutAccount struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account *Account               `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// Nothing if the account is to be new.
+	Previous      *Account `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutAccount) Reset() {
+	*x = PutAccount{}
+	mi := &file_command_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutAccount) ProtoMessage() {}
+
+func (x *PutAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutAccount.ProtoReflect.Descriptor instead.
+func (*PutAccount) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PutAccount) GetAccount() *Account {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *PutAccount) GetPrevious() *Account {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+type DeleteAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAccount) Reset() {
+	*x = DeleteAccount{}
+	mi := &file_command_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAccount) ProtoMessage() {}
+
+func (x *DeleteAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAccount.ProtoReflect.Descriptor instead.
+func (*DeleteAccount) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DeleteAccount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// PutPolicy changes the policy, if its revision is still the previous one.
+type PutPolicy struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Policy           *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	PreviousRevision uint64                 `protobuf:"varint,2,opt,name=previous_revision,json=previousRevision,proto3" json:"previous_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *PutPolicy) Reset() {
+	*x = PutPolicy{}
+	mi := &file_command_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPolicy) ProtoMessage() {}
+
+func (x *PutPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
+func (*PutPolicy) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PutPolicy) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PutPolicy) GetPreviousRevision() uint64 {
+	if x != nil {
+		return x.PreviousRevision
+	}
+	return 0
+}
+
+// PutTokenKey adds the key that follows the newest one, and forgets the oldest ones.
+type PutTokenKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *TokenKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTokenKey) Reset() {
+	*x = PutTokenKey{}
+	mi := &file_command_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTokenKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTokenKey) ProtoMessage() {}
+
+func (x *PutTokenKey) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTokenKey.ProtoReflect.Descriptor instead.
+func (*PutTokenKey) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PutTokenKey) GetKey() *TokenKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// PutAuthority changes the cluster's authority, if its revision is still the
+// previous one.
+type PutAuthority struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Authority        *ClusterAuthority      `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	PreviousRevision uint64                 `protobuf:"varint,2,opt,name=previous_revision,json=previousRevision,proto3" json:"previous_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *PutAuthority) Reset() {
+	*x = PutAuthority{}
+	mi := &file_command_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutAuthority) ProtoMessage() {}
+
+func (x *PutAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutAuthority.ProtoReflect.Descriptor instead.
+func (*PutAuthority) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PutAuthority) GetAuthority() *ClusterAuthority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *PutAuthority) GetPreviousRevision() uint64 {
+	if x != nil {
+		return x.PreviousRevision
+	}
+	return 0
+}
+
+type PutJoinToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *JoinToken             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutJoinToken) Reset() {
+	*x = PutJoinToken{}
+	mi := &file_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutJoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutJoinToken) ProtoMessage() {}
+
+func (x *PutJoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutJoinToken.ProtoReflect.Descriptor instead.
+func (*PutJoinToken) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PutJoinToken) GetToken() *JoinToken {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+// RedeemJoinToken uses a token up by one, unless the same node has used it already
+// with the same key.
+type RedeemJoinToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// SHA-256 of the secret that was shown.
+	Sha256        []byte        `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Use           *JoinTokenUse `protobuf:"bytes,3,opt,name=use,proto3" json:"use,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeemJoinToken) Reset() {
+	*x = RedeemJoinToken{}
+	mi := &file_command_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeemJoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeemJoinToken) ProtoMessage() {}
+
+func (x *RedeemJoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeemJoinToken.ProtoReflect.Descriptor instead.
+func (*RedeemJoinToken) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RedeemJoinToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RedeemJoinToken) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *RedeemJoinToken) GetUse() *JoinTokenUse {
+	if x != nil {
+		return x.Use
+	}
+	return nil
+}
+
+type DeleteJoinToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJoinToken) Reset() {
+	*x = DeleteJoinToken{}
+	mi := &file_command_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJoinToken) ProtoMessage() {}
+
+func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
+func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DeleteJoinToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 // Expire drops what is over its time: uploads, finished markers, untagged
 // manifests, and blobs that no manifest refers to. The leader proposes it now and then. Times are absolute, so that
 // the state machine decides without a clock.
@@ -2164,7 +2730,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[26]
+	mi := &file_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2742,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[26]
+	mi := &file_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2755,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{26}
+	return file_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -2242,7 +2808,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[27]
+	mi := &file_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2820,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[27]
+	mi := &file_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2833,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{27}
+	return file_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -2311,7 +2877,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[28]
+	mi := &file_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2889,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[28]
+	mi := &file_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2902,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{28}
+	return file_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -2406,7 +2972,7 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd1\f\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd0\x10\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -2447,7 +3013,17 @@ const file_command_proto_rawDesc = "" +
 	"\fset_liveness\x185 \x01(\v2\x15.atoll.v1.SetLivenessH\x00R\vsetLiveness\x12:\n" +
 	"\fput_settings\x186 \x01(\v2\x15.atoll.v1.PutSettingsH\x00R\vputSettings\x127\n" +
 	"\vadvance_era\x187 \x01(\v2\x14.atoll.v1.AdvanceEraH\x00R\n" +
-	"advanceEraB\x06\n" +
+	"advanceEra\x127\n" +
+	"\vput_account\x18< \x01(\v2\x14.atoll.v1.PutAccountH\x00R\n" +
+	"putAccount\x12@\n" +
+	"\x0edelete_account\x18= \x01(\v2\x17.atoll.v1.DeleteAccountH\x00R\rdeleteAccount\x124\n" +
+	"\n" +
+	"put_policy\x18> \x01(\v2\x13.atoll.v1.PutPolicyH\x00R\tputPolicy\x12;\n" +
+	"\rput_token_key\x18? \x01(\v2\x15.atoll.v1.PutTokenKeyH\x00R\vputTokenKey\x12=\n" +
+	"\rput_authority\x18F \x01(\v2\x16.atoll.v1.PutAuthorityH\x00R\fputAuthority\x12>\n" +
+	"\x0eput_join_token\x18G \x01(\v2\x16.atoll.v1.PutJoinTokenH\x00R\fputJoinToken\x12G\n" +
+	"\x11redeem_join_token\x18H \x01(\v2\x19.atoll.v1.RedeemJoinTokenH\x00R\x0fredeemJoinToken\x12G\n" +
+	"\x11delete_join_token\x18I \x01(\v2\x19.atoll.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinTokenB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -2464,12 +3040,15 @@ const file_command_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12\"\n" +
 	"\rmust_be_empty\x18\x03 \x01(\bR\vmustBeEmpty\x12\x16\n" +
-	"\x06active\x18\x04 \x03(\tR\x06active\">\n" +
+	"\x06active\x18\x04 \x03(\tR\x06active\"u\n" +
 	"\fCreateUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"\xc5\x01\n" +
+	"repository\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x1f\n" +
+	"\vowner_limit\x18\x04 \x01(\rR\n" +
+	"ownerLimit\"\xc5\x01\n" +
 	"\fExtendUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -2577,7 +3156,29 @@ const file_command_proto_rawDesc = "" +
 	"\bprevious\x18\x02 \x01(\v2\x12.atoll.v1.SettingsR\bprevious\" \n" +
 	"\n" +
 	"AdvanceEra\x12\x12\n" +
-	"\x04from\x18\x01 \x01(\x04R\x04from\"\xf4\x01\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\"h\n" +
+	"\n" +
+	"PutAccount\x12+\n" +
+	"\aaccount\x18\x01 \x01(\v2\x11.atoll.v1.AccountR\aaccount\x12-\n" +
+	"\bprevious\x18\x02 \x01(\v2\x11.atoll.v1.AccountR\bprevious\"#\n" +
+	"\rDeleteAccount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"b\n" +
+	"\tPutPolicy\x12(\n" +
+	"\x06policy\x18\x01 \x01(\v2\x10.atoll.v1.PolicyR\x06policy\x12+\n" +
+	"\x11previous_revision\x18\x02 \x01(\x04R\x10previousRevision\"3\n" +
+	"\vPutTokenKey\x12$\n" +
+	"\x03key\x18\x01 \x01(\v2\x12.atoll.v1.TokenKeyR\x03key\"u\n" +
+	"\fPutAuthority\x128\n" +
+	"\tauthority\x18\x01 \x01(\v2\x1a.atoll.v1.ClusterAuthorityR\tauthority\x12+\n" +
+	"\x11previous_revision\x18\x02 \x01(\x04R\x10previousRevision\"9\n" +
+	"\fPutJoinToken\x12)\n" +
+	"\x05token\x18\x01 \x01(\v2\x13.atoll.v1.JoinTokenR\x05token\"c\n" +
+	"\x0fRedeemJoinToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12(\n" +
+	"\x03use\x18\x03 \x01(\v2\x16.atoll.v1.JoinTokenUseR\x03use\"!\n" +
+	"\x0fDeleteJoinToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xf4\x01\n" +
 	"\x06Expire\x123\n" +
 	"\x16uploads_before_unix_ms\x18\x01 \x01(\x03R\x13uploadsBeforeUnixMs\x125\n" +
 	"\x17finished_before_unix_ms\x18\x02 \x01(\x03R\x14finishedBeforeUnixMs\x12/\n" +
@@ -2598,7 +3199,7 @@ const file_command_proto_rawDesc = "" +
 	"\arenewed\x18\b \x01(\rR\arenewed\x12\x10\n" +
 	"\x03tag\x18\x06 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12\x14\n" +
-	"\x05moved\x18\t \x01(\rR\x05moved*\xce\x04\n" +
+	"\x05moved\x18\t \x01(\rR\x05moved*\xd1\x05\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_REPOSITORY_UNKNOWN\x10\x01\x12\x18\n" +
@@ -2622,7 +3223,12 @@ const file_command_proto_rawDesc = "" +
 	"\x16REFUSAL_EXTENT_UNKNOWN\x10\x12\x12\x1a\n" +
 	"\x16REFUSAL_NODE_NOT_EMPTY\x10\x13\x12\x17\n" +
 	"\x13REFUSAL_UPLOAD_LOST\x10\x14\x12\x17\n" +
-	"\x13REFUSAL_EXTENT_LATE\x10\x15B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\x13REFUSAL_EXTENT_LATE\x10\x15\x12\x1b\n" +
+	"\x17REFUSAL_ACCOUNT_UNKNOWN\x10\x16\x12\x13\n" +
+	"\x0fREFUSAL_CHANGED\x10\x17\x12\x19\n" +
+	"\x15REFUSAL_TAG_IMMUTABLE\x10\x18\x12\x1c\n" +
+	"\x18REFUSAL_TOO_MANY_UPLOADS\x10\x19\x12\x16\n" +
+	"\x12REFUSAL_JOIN_TOKEN\x10\x1aB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_command_proto_rawDescOnce sync.Once
@@ -2637,48 +3243,62 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_command_proto_goTypes = []any{
-	(Refusal)(0),           // 0: atoll.v1.Refusal
-	(*Command)(nil),        // 1: atoll.v1.Command
-	(*InitCluster)(nil),    // 2: atoll.v1.InitCluster
-	(*RecoverCluster)(nil), // 3: atoll.v1.RecoverCluster
-	(*PutNode)(nil),        // 4: atoll.v1.PutNode
-	(*SetNodeState)(nil),   // 5: atoll.v1.SetNodeState
-	(*CreateUpload)(nil),   // 6: atoll.v1.CreateUpload
-	(*ExtendUpload)(nil),   // 7: atoll.v1.ExtendUpload
-	(*CancelUpload)(nil),   // 8: atoll.v1.CancelUpload
-	(*CommitBlob)(nil),     // 9: atoll.v1.CommitBlob
-	(*MountBlob)(nil),      // 10: atoll.v1.MountBlob
-	(*UnlinkBlob)(nil),     // 11: atoll.v1.UnlinkBlob
-	(*RenewBlob)(nil),      // 12: atoll.v1.RenewBlob
-	(*Precondition)(nil),   // 13: atoll.v1.Precondition
-	(*PutManifest)(nil),    // 14: atoll.v1.PutManifest
-	(*DeleteManifest)(nil), // 15: atoll.v1.DeleteManifest
-	(*DeleteTagsOf)(nil),   // 16: atoll.v1.DeleteTagsOf
-	(*DeleteTag)(nil),      // 17: atoll.v1.DeleteTag
-	(*RenewManifest)(nil),  // 18: atoll.v1.RenewManifest
-	(*PutSigningKey)(nil),  // 19: atoll.v1.PutSigningKey
-	(*MoveShards)(nil),     // 20: atoll.v1.MoveShards
-	(*ShardMove)(nil),      // 21: atoll.v1.ShardMove
-	(*ReplaceExtent)(nil),  // 22: atoll.v1.ReplaceExtent
-	(*ReportShards)(nil),   // 23: atoll.v1.ReportShards
-	(*SetLiveness)(nil),    // 24: atoll.v1.SetLiveness
-	(*PutSettings)(nil),    // 25: atoll.v1.PutSettings
-	(*AdvanceEra)(nil),     // 26: atoll.v1.AdvanceEra
-	(*Expire)(nil),         // 27: atoll.v1.Expire
-	(*Checkpoint)(nil),     // 28: atoll.v1.Checkpoint
-	(*Result)(nil),         // 29: atoll.v1.Result
-	(*Recovery)(nil),       // 30: atoll.v1.Recovery
-	(*Node)(nil),           // 31: atoll.v1.Node
-	(NodeState)(0),         // 32: atoll.v1.NodeState
-	(*Extent)(nil),         // 33: atoll.v1.Extent
-	(*HashState)(nil),      // 34: atoll.v1.HashState
-	(*Manifest)(nil),       // 35: atoll.v1.Manifest
-	(*SigningKey)(nil),     // 36: atoll.v1.SigningKey
-	(*ShardRef)(nil),       // 37: atoll.v1.ShardRef
-	(Liveness)(0),          // 38: atoll.v1.Liveness
-	(*Settings)(nil),       // 39: atoll.v1.Settings
+	(Refusal)(0),             // 0: atoll.v1.Refusal
+	(*Command)(nil),          // 1: atoll.v1.Command
+	(*InitCluster)(nil),      // 2: atoll.v1.InitCluster
+	(*RecoverCluster)(nil),   // 3: atoll.v1.RecoverCluster
+	(*PutNode)(nil),          // 4: atoll.v1.PutNode
+	(*SetNodeState)(nil),     // 5: atoll.v1.SetNodeState
+	(*CreateUpload)(nil),     // 6: atoll.v1.CreateUpload
+	(*ExtendUpload)(nil),     // 7: atoll.v1.ExtendUpload
+	(*CancelUpload)(nil),     // 8: atoll.v1.CancelUpload
+	(*CommitBlob)(nil),       // 9: atoll.v1.CommitBlob
+	(*MountBlob)(nil),        // 10: atoll.v1.MountBlob
+	(*UnlinkBlob)(nil),       // 11: atoll.v1.UnlinkBlob
+	(*RenewBlob)(nil),        // 12: atoll.v1.RenewBlob
+	(*Precondition)(nil),     // 13: atoll.v1.Precondition
+	(*PutManifest)(nil),      // 14: atoll.v1.PutManifest
+	(*DeleteManifest)(nil),   // 15: atoll.v1.DeleteManifest
+	(*DeleteTagsOf)(nil),     // 16: atoll.v1.DeleteTagsOf
+	(*DeleteTag)(nil),        // 17: atoll.v1.DeleteTag
+	(*RenewManifest)(nil),    // 18: atoll.v1.RenewManifest
+	(*PutSigningKey)(nil),    // 19: atoll.v1.PutSigningKey
+	(*MoveShards)(nil),       // 20: atoll.v1.MoveShards
+	(*ShardMove)(nil),        // 21: atoll.v1.ShardMove
+	(*ReplaceExtent)(nil),    // 22: atoll.v1.ReplaceExtent
+	(*ReportShards)(nil),     // 23: atoll.v1.ReportShards
+	(*SetLiveness)(nil),      // 24: atoll.v1.SetLiveness
+	(*PutSettings)(nil),      // 25: atoll.v1.PutSettings
+	(*AdvanceEra)(nil),       // 26: atoll.v1.AdvanceEra
+	(*PutAccount)(nil),       // 27: atoll.v1.PutAccount
+	(*DeleteAccount)(nil),    // 28: atoll.v1.DeleteAccount
+	(*PutPolicy)(nil),        // 29: atoll.v1.PutPolicy
+	(*PutTokenKey)(nil),      // 30: atoll.v1.PutTokenKey
+	(*PutAuthority)(nil),     // 31: atoll.v1.PutAuthority
+	(*PutJoinToken)(nil),     // 32: atoll.v1.PutJoinToken
+	(*RedeemJoinToken)(nil),  // 33: atoll.v1.RedeemJoinToken
+	(*DeleteJoinToken)(nil),  // 34: atoll.v1.DeleteJoinToken
+	(*Expire)(nil),           // 35: atoll.v1.Expire
+	(*Checkpoint)(nil),       // 36: atoll.v1.Checkpoint
+	(*Result)(nil),           // 37: atoll.v1.Result
+	(*Recovery)(nil),         // 38: atoll.v1.Recovery
+	(*Node)(nil),             // 39: atoll.v1.Node
+	(NodeState)(0),           // 40: atoll.v1.NodeState
+	(*Extent)(nil),           // 41: atoll.v1.Extent
+	(*HashState)(nil),        // 42: atoll.v1.HashState
+	(*Manifest)(nil),         // 43: atoll.v1.Manifest
+	(*SigningKey)(nil),       // 44: atoll.v1.SigningKey
+	(*ShardRef)(nil),         // 45: atoll.v1.ShardRef
+	(Liveness)(0),            // 46: atoll.v1.Liveness
+	(*Settings)(nil),         // 47: atoll.v1.Settings
+	(*Account)(nil),          // 48: atoll.v1.Account
+	(*Policy)(nil),           // 49: atoll.v1.Policy
+	(*TokenKey)(nil),         // 50: atoll.v1.TokenKey
+	(*ClusterAuthority)(nil), // 51: atoll.v1.ClusterAuthority
+	(*JoinToken)(nil),        // 52: atoll.v1.JoinToken
+	(*JoinTokenUse)(nil),     // 53: atoll.v1.JoinTokenUse
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
@@ -2697,8 +3317,8 @@ var file_command_proto_depIdxs = []int32{
 	17, // 13: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
 	18, // 14: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
 	16, // 15: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
-	27, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	28, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	35, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	36, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
 	19, // 18: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
 	20, // 19: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
 	22, // 20: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
@@ -2706,31 +3326,46 @@ var file_command_proto_depIdxs = []int32{
 	24, // 22: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
 	25, // 23: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
 	26, // 24: atoll.v1.Command.advance_era:type_name -> atoll.v1.AdvanceEra
-	30, // 25: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
-	31, // 26: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	32, // 27: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	33, // 28: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	34, // 29: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	33, // 30: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	35, // 31: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	33, // 32: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	13, // 33: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 34: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 35: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
-	13, // 36: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	36, // 37: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	21, // 38: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
-	33, // 39: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
-	37, // 40: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
-	38, // 41: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
-	39, // 42: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
-	39, // 43: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
-	0,  // 44: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	27, // 25: atoll.v1.Command.put_account:type_name -> atoll.v1.PutAccount
+	28, // 26: atoll.v1.Command.delete_account:type_name -> atoll.v1.DeleteAccount
+	29, // 27: atoll.v1.Command.put_policy:type_name -> atoll.v1.PutPolicy
+	30, // 28: atoll.v1.Command.put_token_key:type_name -> atoll.v1.PutTokenKey
+	31, // 29: atoll.v1.Command.put_authority:type_name -> atoll.v1.PutAuthority
+	32, // 30: atoll.v1.Command.put_join_token:type_name -> atoll.v1.PutJoinToken
+	33, // 31: atoll.v1.Command.redeem_join_token:type_name -> atoll.v1.RedeemJoinToken
+	34, // 32: atoll.v1.Command.delete_join_token:type_name -> atoll.v1.DeleteJoinToken
+	38, // 33: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
+	39, // 34: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	40, // 35: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	41, // 36: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	42, // 37: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	41, // 38: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	43, // 39: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	41, // 40: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	13, // 41: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 42: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 43: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	13, // 44: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	44, // 45: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	21, // 46: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
+	41, // 47: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
+	45, // 48: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
+	46, // 49: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
+	47, // 50: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
+	47, // 51: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
+	48, // 52: atoll.v1.PutAccount.account:type_name -> atoll.v1.Account
+	48, // 53: atoll.v1.PutAccount.previous:type_name -> atoll.v1.Account
+	49, // 54: atoll.v1.PutPolicy.policy:type_name -> atoll.v1.Policy
+	50, // 55: atoll.v1.PutTokenKey.key:type_name -> atoll.v1.TokenKey
+	51, // 56: atoll.v1.PutAuthority.authority:type_name -> atoll.v1.ClusterAuthority
+	52, // 57: atoll.v1.PutJoinToken.token:type_name -> atoll.v1.JoinToken
+	53, // 58: atoll.v1.RedeemJoinToken.use:type_name -> atoll.v1.JoinTokenUse
+	0,  // 59: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -2765,6 +3400,14 @@ func file_command_proto_init() {
 		(*Command_SetLiveness)(nil),
 		(*Command_PutSettings)(nil),
 		(*Command_AdvanceEra)(nil),
+		(*Command_PutAccount)(nil),
+		(*Command_DeleteAccount)(nil),
+		(*Command_PutPolicy)(nil),
+		(*Command_PutTokenKey)(nil),
+		(*Command_PutAuthority)(nil),
+		(*Command_PutJoinToken)(nil),
+		(*Command_RedeemJoinToken)(nil),
+		(*Command_DeleteJoinToken)(nil),
 	}
 	file_command_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
@@ -2773,7 +3416,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -134,6 +134,58 @@ func (Liveness) EnumDescriptor() ([]byte, []int) {
 	return file_records_proto_rawDescGZIP(), []int{1}
 }
 
+// AccountKind tells people from programs.
+type AccountKind int32
+
+const (
+	AccountKind_ACCOUNT_KIND_UNSPECIFIED AccountKind = 0
+	// A person, who has a password.
+	AccountKind_ACCOUNT_KIND_USER AccountKind = 1
+	// A program, which has secrets that atoll has made.
+	AccountKind_ACCOUNT_KIND_ROBOT AccountKind = 2
+)
+
+// Enum value maps for AccountKind.
+var (
+	AccountKind_name = map[int32]string{
+		0: "ACCOUNT_KIND_UNSPECIFIED",
+		1: "ACCOUNT_KIND_USER",
+		2: "ACCOUNT_KIND_ROBOT",
+	}
+	AccountKind_value = map[string]int32{
+		"ACCOUNT_KIND_UNSPECIFIED": 0,
+		"ACCOUNT_KIND_USER":        1,
+		"ACCOUNT_KIND_ROBOT":       2,
+	}
+)
+
+func (x AccountKind) Enum() *AccountKind {
+	p := new(AccountKind)
+	*p = x
+	return p
+}
+
+func (x AccountKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccountKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_records_proto_enumTypes[2].Descriptor()
+}
+
+func (AccountKind) Type() protoreflect.EnumType {
+	return &file_records_proto_enumTypes[2]
+}
+
+func (x AccountKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccountKind.Descriptor instead.
+func (AccountKind) EnumDescriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{2}
+}
+
 // Layout says how an extent is cut into shards.
 type Layout struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -913,8 +965,10 @@ type UploadRecord struct {
 	CreatedUnixMs  int64                  `protobuf:"varint,5,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
 	UpdatedUnixMs  int64                  `protobuf:"varint,6,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
 	FinishedDigest string                 `protobuf:"bytes,7,opt,name=finished_digest,json=finishedDigest,proto3" json:"finished_digest,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Who began it, as in CreateUpload.
+	Owner         string `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UploadRecord) Reset() {
@@ -992,6 +1046,13 @@ func (x *UploadRecord) GetUpdatedUnixMs() int64 {
 func (x *UploadRecord) GetFinishedDigest() string {
 	if x != nil {
 		return x.FinishedDigest
+	}
+	return ""
+}
+
+func (x *UploadRecord) GetOwner() string {
+	if x != nil {
+		return x.Owner
 	}
 	return ""
 }
@@ -1664,6 +1725,746 @@ func (x *SigningKey) GetCreatedUnixMs() int64 {
 	return 0
 }
 
+// Account is somebody who can log in. Users and robots share one space of names.
+type Account struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Kind   AccountKind            `protobuf:"varint,2,opt,name=kind,proto3,enum=atoll.v1.AccountKind" json:"kind,omitempty"`
+	Groups []string               `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// True while nobody can log in with it.
+	Disabled bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// The password's bcrypt hash; empty for robots, and for users without one.
+	PasswordHash []byte `protobuf:"bytes,5,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`
+	// Secrets that count, in the order in which they were made: several at a time, so
+	// that one can follow another without a gap.
+	Secrets []*AccountSecret `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// One more with every change that is to end what was logged in before: a token
+	// of an earlier generation is void.
+	Generation uint64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	// For people.
+	Description   string `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,9,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	UpdatedUnixMs int64  `protobuf:"varint,10,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_records_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Account) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Account) GetKind() AccountKind {
+	if x != nil {
+		return x.Kind
+	}
+	return AccountKind_ACCOUNT_KIND_UNSPECIFIED
+}
+
+func (x *Account) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Account) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Account) GetPasswordHash() []byte {
+	if x != nil {
+		return x.PasswordHash
+	}
+	return nil
+}
+
+func (x *Account) GetSecrets() []*AccountSecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *Account) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Account) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Account) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Account) GetUpdatedUnixMs() int64 {
+	if x != nil {
+		return x.UpdatedUnixMs
+	}
+	return 0
+}
+
+// AccountSecret is a secret of 32 random bytes, of which only the hash is kept: it
+// can't be guessed, so that a fast hash will do.
+type AccountSecret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the secret in lists and in the log; not secret.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,3,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	// 0 for never.
+	ExpiresUnixMs int64 `protobuf:"varint,4,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountSecret) Reset() {
+	*x = AccountSecret{}
+	mi := &file_records_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountSecret) ProtoMessage() {}
+
+func (x *AccountSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountSecret.ProtoReflect.Descriptor instead.
+func (*AccountSecret) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AccountSecret) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AccountSecret) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *AccountSecret) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *AccountSecret) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
+// Policy says who may do what. What the strings mean is metadata/policy's to say.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 for the default, one more with every change.
+	Revision  uint64           `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Rules     []*PolicyRule    `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	Immutable []*ImmutableTags `protobuf:"bytes,3,rep,name=immutable,proto3" json:"immutable,omitempty"`
+	// What the operator wrote, with comments.
+	Text          []byte `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	UpdatedUnixMs int64  `protobuf:"varint,5,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_records_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Policy) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Policy) GetRules() []*PolicyRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetImmutable() []*ImmutableTags {
+	if x != nil {
+		return x.Immutable
+	}
+	return nil
+}
+
+func (x *Policy) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+func (x *Policy) GetUpdatedUnixMs() int64 {
+	if x != nil {
+		return x.UpdatedUnixMs
+	}
+	return 0
+}
+
+// PolicyRule gives rights. What no rule gives, nobody has.
+type PolicyRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Patterns of repository names.
+	Repositories []string `protobuf:"bytes,1,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	// Who: "anonymous", "authenticated", "user:NAME", "robot:NAME", "group:NAME".
+	Subjects []string `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// "pull", "push", "delete", "admin".
+	Rights        []string `protobuf:"bytes,3,rep,name=rights,proto3" json:"rights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRule) Reset() {
+	*x = PolicyRule{}
+	mi := &file_records_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRule) ProtoMessage() {}
+
+func (x *PolicyRule) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
+func (*PolicyRule) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PolicyRule) GetRepositories() []string {
+	if x != nil {
+		return x.Repositories
+	}
+	return nil
+}
+
+func (x *PolicyRule) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *PolicyRule) GetRights() []string {
+	if x != nil {
+		return x.Rights
+	}
+	return nil
+}
+
+// ImmutableTags are tags that can be made, but neither moved nor deleted.
+type ImmutableTags struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repositories  []string               `protobuf:"bytes,1,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	Tags          []string               `protobuf:"bytes,2,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImmutableTags) Reset() {
+	*x = ImmutableTags{}
+	mi := &file_records_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImmutableTags) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImmutableTags) ProtoMessage() {}
+
+func (x *ImmutableTags) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImmutableTags.ProtoReflect.Descriptor instead.
+func (*ImmutableTags) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ImmutableTags) GetRepositories() []string {
+	if x != nil {
+		return x.Repositories
+	}
+	return nil
+}
+
+func (x *ImmutableTags) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// TokenKey signs the tokens that clients get when they log in. Secret: it must not be
+// printed.
+type TokenKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 for the first, one more for each that follows.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The seed of an Ed25519 key, 32 random bytes.
+	Seed          []byte `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,3,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKey) Reset() {
+	*x = TokenKey{}
+	mi := &file_records_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKey) ProtoMessage() {}
+
+func (x *TokenKey) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
+func (*TokenKey) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TokenKey) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *TokenKey) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
+func (x *TokenKey) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+// ClusterAuthority is who makes nodes: the cluster's certificate authority. Secret.
+type ClusterAuthority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One more with every change.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The first one signs; all are trusted. More than one while a new one takes over.
+	Certificates  []*AuthorityCertificate `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterAuthority) Reset() {
+	*x = ClusterAuthority{}
+	mi := &file_records_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterAuthority) ProtoMessage() {}
+
+func (x *ClusterAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterAuthority.ProtoReflect.Descriptor instead.
+func (*ClusterAuthority) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ClusterAuthority) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ClusterAuthority) GetCertificates() []*AuthorityCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+type AuthorityCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The X.509 certificate.
+	Der []byte `protobuf:"bytes,1,opt,name=der,proto3" json:"der,omitempty"`
+	// Its key, PKCS #8; empty once it does not sign any more.
+	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,3,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityCertificate) Reset() {
+	*x = AuthorityCertificate{}
+	mi := &file_records_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityCertificate) ProtoMessage() {}
+
+func (x *AuthorityCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityCertificate.ProtoReflect.Descriptor instead.
+func (*AuthorityCertificate) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuthorityCertificate) GetDer() []byte {
+	if x != nil {
+		return x.Der
+	}
+	return nil
+}
+
+func (x *AuthorityCertificate) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AuthorityCertificate) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+// JoinToken lets nodes in that have no certificate yet.
+type JoinToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the token in lists and in the log; not secret.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of its secret, 32 random bytes.
+	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,3,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	ExpiresUnixMs int64  `protobuf:"varint,4,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	// How many nodes it still lets in.
+	Uses uint32 `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Nodes that it has let in, so that one that asks again after a lost reply is
+	// answered again.
+	Used          []*JoinTokenUse `protobuf:"bytes,6,rep,name=used,proto3" json:"used,omitempty"`
+	Description   string          `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinToken) Reset() {
+	*x = JoinToken{}
+	mi := &file_records_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinToken) ProtoMessage() {}
+
+func (x *JoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
+func (*JoinToken) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *JoinToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *JoinToken) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *JoinToken) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *JoinToken) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
+func (x *JoinToken) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *JoinToken) GetUsed() []*JoinTokenUse {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
+func (x *JoinToken) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+type JoinTokenUse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	NodeId   string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName string                 `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// SHA-256 of the node's public key, as in the signing request.
+	KeySha256     []byte `protobuf:"bytes,3,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"`
+	UsedUnixMs    int64  `protobuf:"varint,4,opt,name=used_unix_ms,json=usedUnixMs,proto3" json:"used_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTokenUse) Reset() {
+	*x = JoinTokenUse{}
+	mi := &file_records_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTokenUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTokenUse) ProtoMessage() {}
+
+func (x *JoinTokenUse) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTokenUse.ProtoReflect.Descriptor instead.
+func (*JoinTokenUse) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *JoinTokenUse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *JoinTokenUse) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *JoinTokenUse) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
+	}
+	return nil
+}
+
+func (x *JoinTokenUse) GetUsedUnixMs() int64 {
+	if x != nil {
+		return x.UsedUnixMs
+	}
+	return 0
+}
+
 var File_records_proto protoreflect.FileDescriptor
 
 const file_records_proto_rawDesc = "" +
@@ -1730,7 +2531,7 @@ const file_records_proto_rawDesc = "" +
 	"\aextents\x18\x05 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12&\n" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\a \x01(\x03R\rupdatedUnixMs\x12'\n" +
-	"\x0ffinished_digest\x18\b \x01(\tR\x0efinishedDigest\"\x90\x02\n" +
+	"\x0ffinished_digest\x18\b \x01(\tR\x0efinishedDigest\"\xa6\x02\n" +
 	"\fUploadRecord\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -1742,7 +2543,8 @@ const file_records_proto_rawDesc = "" +
 	"extent_ids\x18\x04 \x03(\fR\textentIds\x12&\n" +
 	"\x0fcreated_unix_ms\x18\x05 \x01(\x03R\rcreatedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\x06 \x01(\x03R\rupdatedUnixMs\x12'\n" +
-	"\x0ffinished_digest\x18\a \x01(\tR\x0efinishedDigest\"W\n" +
+	"\x0ffinished_digest\x18\a \x01(\tR\x0efinishedDigest\x12\x14\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\"W\n" +
 	"\n" +
 	"Descriptor\x12\x1d\n" +
 	"\n" +
@@ -1805,7 +2607,66 @@ const file_records_proto_rawDesc = "" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12&\n" +
-	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs*o\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\"\xe6\x02\n" +
+	"\aAccount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x15.atoll.v1.AccountKindR\x04kind\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x1a\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\x12#\n" +
+	"\rpassword_hash\x18\x05 \x01(\fR\fpasswordHash\x121\n" +
+	"\asecrets\x18\x06 \x03(\v2\x17.atoll.v1.AccountSecretR\asecrets\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation\x12 \n" +
+	"\vdescription\x18\b \x01(\tR\vdescription\x12&\n" +
+	"\x0fcreated_unix_ms\x18\t \x01(\x03R\rcreatedUnixMs\x12&\n" +
+	"\x0fupdated_unix_ms\x18\n" +
+	" \x01(\x03R\rupdatedUnixMs\"\x87\x01\n" +
+	"\rAccountSecret\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\x12&\n" +
+	"\x0fexpires_unix_ms\x18\x04 \x01(\x03R\rexpiresUnixMs\"\xc3\x01\n" +
+	"\x06Policy\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12*\n" +
+	"\x05rules\x18\x02 \x03(\v2\x14.atoll.v1.PolicyRuleR\x05rules\x125\n" +
+	"\timmutable\x18\x03 \x03(\v2\x17.atoll.v1.ImmutableTagsR\timmutable\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\fR\x04text\x12&\n" +
+	"\x0fupdated_unix_ms\x18\x05 \x01(\x03R\rupdatedUnixMs\"d\n" +
+	"\n" +
+	"PolicyRule\x12\"\n" +
+	"\frepositories\x18\x01 \x03(\tR\frepositories\x12\x1a\n" +
+	"\bsubjects\x18\x02 \x03(\tR\bsubjects\x12\x16\n" +
+	"\x06rights\x18\x03 \x03(\tR\x06rights\"G\n" +
+	"\rImmutableTags\x12\"\n" +
+	"\frepositories\x18\x01 \x03(\tR\frepositories\x12\x12\n" +
+	"\x04tags\x18\x02 \x03(\tR\x04tags\"V\n" +
+	"\bTokenKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04seed\x18\x02 \x01(\fR\x04seed\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\"r\n" +
+	"\x10ClusterAuthority\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12B\n" +
+	"\fcertificates\x18\x02 \x03(\v2\x1e.atoll.v1.AuthorityCertificateR\fcertificates\"b\n" +
+	"\x14AuthorityCertificate\x12\x10\n" +
+	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\"\xe5\x01\n" +
+	"\tJoinToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\x12&\n" +
+	"\x0fexpires_unix_ms\x18\x04 \x01(\x03R\rexpiresUnixMs\x12\x12\n" +
+	"\x04uses\x18\x05 \x01(\rR\x04uses\x12*\n" +
+	"\x04used\x18\x06 \x03(\v2\x16.atoll.v1.JoinTokenUseR\x04used\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\"\x85\x01\n" +
+	"\fJoinTokenUse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\x03 \x01(\fR\tkeySha256\x12 \n" +
+	"\fused_unix_ms\x18\x04 \x01(\x03R\n" +
+	"usedUnixMs*o\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n" +
@@ -1814,7 +2675,11 @@ const file_records_proto_rawDesc = "" +
 	"\bLiveness\x12\x18\n" +
 	"\x14LIVENESS_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14LIVENESS_UNREACHABLE\x10\x01\x12\x11\n" +
-	"\rLIVENESS_DOWN\x10\x02B&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\rLIVENESS_DOWN\x10\x02*Z\n" +
+	"\vAccountKind\x12\x1c\n" +
+	"\x18ACCOUNT_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11ACCOUNT_KIND_USER\x10\x01\x12\x16\n" +
+	"\x12ACCOUNT_KIND_ROBOT\x10\x02B&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_records_proto_rawDescOnce sync.Once
@@ -1828,52 +2693,69 @@ func file_records_proto_rawDescGZIP() []byte {
 	return file_records_proto_rawDescData
 }
 
-var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_records_proto_goTypes = []any{
-	(NodeState)(0),       // 0: atoll.v1.NodeState
-	(Liveness)(0),        // 1: atoll.v1.Liveness
-	(*Layout)(nil),       // 2: atoll.v1.Layout
-	(*Extent)(nil),       // 3: atoll.v1.Extent
-	(*ShardRef)(nil),     // 4: atoll.v1.ShardRef
-	(*ShardUsage)(nil),   // 5: atoll.v1.ShardUsage
-	(*Blob)(nil),         // 6: atoll.v1.Blob
-	(*BlobRecord)(nil),   // 7: atoll.v1.BlobRecord
-	(*ExtentRecord)(nil), // 8: atoll.v1.ExtentRecord
-	(*Repository)(nil),   // 9: atoll.v1.Repository
-	(*Link)(nil),         // 10: atoll.v1.Link
-	(*HashState)(nil),    // 11: atoll.v1.HashState
-	(*Upload)(nil),       // 12: atoll.v1.Upload
-	(*UploadRecord)(nil), // 13: atoll.v1.UploadRecord
-	(*Descriptor)(nil),   // 14: atoll.v1.Descriptor
-	(*Manifest)(nil),     // 15: atoll.v1.Manifest
-	(*Tag)(nil),          // 16: atoll.v1.Tag
-	(*Settings)(nil),     // 17: atoll.v1.Settings
-	(*Node)(nil),         // 18: atoll.v1.Node
-	(*Recovery)(nil),     // 19: atoll.v1.Recovery
-	(*Recoveries)(nil),   // 20: atoll.v1.Recoveries
-	(*SigningKey)(nil),   // 21: atoll.v1.SigningKey
-	nil,                  // 22: atoll.v1.Manifest.AnnotationsEntry
+	(NodeState)(0),               // 0: atoll.v1.NodeState
+	(Liveness)(0),                // 1: atoll.v1.Liveness
+	(AccountKind)(0),             // 2: atoll.v1.AccountKind
+	(*Layout)(nil),               // 3: atoll.v1.Layout
+	(*Extent)(nil),               // 4: atoll.v1.Extent
+	(*ShardRef)(nil),             // 5: atoll.v1.ShardRef
+	(*ShardUsage)(nil),           // 6: atoll.v1.ShardUsage
+	(*Blob)(nil),                 // 7: atoll.v1.Blob
+	(*BlobRecord)(nil),           // 8: atoll.v1.BlobRecord
+	(*ExtentRecord)(nil),         // 9: atoll.v1.ExtentRecord
+	(*Repository)(nil),           // 10: atoll.v1.Repository
+	(*Link)(nil),                 // 11: atoll.v1.Link
+	(*HashState)(nil),            // 12: atoll.v1.HashState
+	(*Upload)(nil),               // 13: atoll.v1.Upload
+	(*UploadRecord)(nil),         // 14: atoll.v1.UploadRecord
+	(*Descriptor)(nil),           // 15: atoll.v1.Descriptor
+	(*Manifest)(nil),             // 16: atoll.v1.Manifest
+	(*Tag)(nil),                  // 17: atoll.v1.Tag
+	(*Settings)(nil),             // 18: atoll.v1.Settings
+	(*Node)(nil),                 // 19: atoll.v1.Node
+	(*Recovery)(nil),             // 20: atoll.v1.Recovery
+	(*Recoveries)(nil),           // 21: atoll.v1.Recoveries
+	(*SigningKey)(nil),           // 22: atoll.v1.SigningKey
+	(*Account)(nil),              // 23: atoll.v1.Account
+	(*AccountSecret)(nil),        // 24: atoll.v1.AccountSecret
+	(*Policy)(nil),               // 25: atoll.v1.Policy
+	(*PolicyRule)(nil),           // 26: atoll.v1.PolicyRule
+	(*ImmutableTags)(nil),        // 27: atoll.v1.ImmutableTags
+	(*TokenKey)(nil),             // 28: atoll.v1.TokenKey
+	(*ClusterAuthority)(nil),     // 29: atoll.v1.ClusterAuthority
+	(*AuthorityCertificate)(nil), // 30: atoll.v1.AuthorityCertificate
+	(*JoinToken)(nil),            // 31: atoll.v1.JoinToken
+	(*JoinTokenUse)(nil),         // 32: atoll.v1.JoinTokenUse
+	nil,                          // 33: atoll.v1.Manifest.AnnotationsEntry
 }
 var file_records_proto_depIdxs = []int32{
-	2,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
-	3,  // 1: atoll.v1.Blob.extents:type_name -> atoll.v1.Extent
-	3,  // 2: atoll.v1.ExtentRecord.extent:type_name -> atoll.v1.Extent
-	11, // 3: atoll.v1.Upload.hash_states:type_name -> atoll.v1.HashState
-	3,  // 4: atoll.v1.Upload.extents:type_name -> atoll.v1.Extent
-	11, // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
-	14, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
-	14, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
-	22, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
-	14, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
+	3,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
+	4,  // 1: atoll.v1.Blob.extents:type_name -> atoll.v1.Extent
+	4,  // 2: atoll.v1.ExtentRecord.extent:type_name -> atoll.v1.Extent
+	12, // 3: atoll.v1.Upload.hash_states:type_name -> atoll.v1.HashState
+	4,  // 4: atoll.v1.Upload.extents:type_name -> atoll.v1.Extent
+	12, // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
+	15, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
+	15, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
+	33, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
+	15, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
 	0,  // 10: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
 	1,  // 11: atoll.v1.Node.liveness:type_name -> atoll.v1.Liveness
-	19, // 12: atoll.v1.Recoveries.recoveries:type_name -> atoll.v1.Recovery
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	20, // 12: atoll.v1.Recoveries.recoveries:type_name -> atoll.v1.Recovery
+	2,  // 13: atoll.v1.Account.kind:type_name -> atoll.v1.AccountKind
+	24, // 14: atoll.v1.Account.secrets:type_name -> atoll.v1.AccountSecret
+	26, // 15: atoll.v1.Policy.rules:type_name -> atoll.v1.PolicyRule
+	27, // 16: atoll.v1.Policy.immutable:type_name -> atoll.v1.ImmutableTags
+	30, // 17: atoll.v1.ClusterAuthority.certificates:type_name -> atoll.v1.AuthorityCertificate
+	32, // 18: atoll.v1.JoinToken.used:type_name -> atoll.v1.JoinTokenUse
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_records_proto_init() }
@@ -1890,8 +2772,8 @@ func file_records_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_records_proto_rawDesc), len(file_records_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   21,
+			NumEnums:      3,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
