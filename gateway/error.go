@@ -134,6 +134,8 @@ var replies = []reply{
 	{err: metadata.ErrNodeNameTaken, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeRemoved, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeNotEmpty, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
+	{err: metadata.ErrJoinToken, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
+	{err: metadata.ErrChanged, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrExtentUnknown, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 
 	{err: blobstore.ErrNoSpace, status: http.StatusInsufficientStorage, code: codeUnavailable, message: "the cluster has no room for this blob", retryAfter: retryOperator},

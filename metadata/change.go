@@ -32,7 +32,7 @@ type change struct {
 	// of a record, and one for each KiB of it.
 	work int
 	// republish tells that what the machine has published is out of date: nodes,
-	// cluster id, settings, era or recoveries.
+	// cluster id, settings, era, recoveries or authority.
 	republish bool
 }
 

@@ -145,6 +145,14 @@ func (c *change) run(command *proto.Command) error {
 		return c.putSettings(body.PutSettings)
 	case *proto.Command_AdvanceEra:
 		return c.advanceEra(body.AdvanceEra)
+	case *proto.Command_PutAuthority:
+		return c.putAuthority(body.PutAuthority)
+	case *proto.Command_PutJoinToken:
+		return c.putJoinToken(body.PutJoinToken)
+	case *proto.Command_RedeemJoinToken:
+		return c.redeemJoinToken(body.RedeemJoinToken)
+	case *proto.Command_DeleteJoinToken:
+		return c.deleteJoinToken(body.DeleteJoinToken)
 	case *proto.Command_Expire:
 		return c.expire(body.Expire)
 	case *proto.Command_Checkpoint:

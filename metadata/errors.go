@@ -55,6 +55,11 @@ var (
 	// and can't be read without. The client may try again: a new placement avoids
 	// those nodes.
 	ErrHolderUnknown = errors.New("shard holder is not a member of the cluster")
+	// ErrJoinToken: there is no such join token, its secret is another, or it is expired
+	// or used up.
+	ErrJoinToken = errors.New("join token is not good")
+	// ErrChanged: what the caller wants to change is not what it has seen any more.
+	ErrChanged = errors.New("somebody else has changed it")
 	// ErrClusterID: the state belongs to another cluster.
 	ErrClusterID = errors.New("state belongs to another cluster")
 	// ErrInvalid: the command makes no sense, whatever the state.
@@ -160,6 +165,10 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrHolderUnknown
 	case proto.Refusal_REFUSAL_CLUSTER_ID:
 		return ErrClusterID
+	case proto.Refusal_REFUSAL_JOIN_TOKEN:
+		return ErrJoinToken
+	case proto.Refusal_REFUSAL_CHANGED:
+		return ErrChanged
 	case proto.Refusal_REFUSAL_EXPIRED:
 		return ErrUnavailable
 	case proto.Refusal_REFUSAL_EXTENT_LATE:

@@ -41,6 +41,7 @@ func (c *change) expire(command *proto.Expire) error {
 		func() (int, error) { return c.expireLinks(command.GetBlobsBeforeUnixMs(), limit) },
 		func() (int, error) { return c.expireBlobs(command.GetBlobsBeforeUnixMs(), limit) },
 		func() (int, error) { return c.releaseShards(limit) },
+		func() (int, error) { return c.expireJoinTokens(limit) },
 	}
 	for _, step := range steps {
 		dropped, err := step()

@@ -97,6 +97,12 @@ func commandsOfAllKinds(t testing.TB) (commands []*proto.Command) {
 		`expire { limit: 9 blobs_before_unix_ms: 9000 manifests_before_unix_ms: 9000 }`,
 		`advance_era {}`,
 		`checkpoint {}`,
+		`put_authority { authority { certificates { der: "a" key: "k" } } }`,
+		`put_authority { authority { certificates { der: "a" key: "k" } certificates { der: "b" key: "k" } } previous_revision: 1 }`,
+		`put_join_token { token { id: "t1" sha256: "0123456789abcdef0123456789abcdef" uses: 1 expires_unix_ms: 5000 } }`,
+		`redeem_join_token { id: "t1" sha256: "0123456789abcdef0123456789abcdef" use { node_id: "n4" node_name: "four" key_sha256: "0123456789abcdef0123456789abcdef" } }`,
+		`put_join_token { token { id: "t2" sha256: "0123456789abcdef0123456789abcdef" uses: 2 expires_unix_ms: 6000 } }`,
+		`delete_join_token { id: "t2" }`,
 	} {
 		command := &proto.Command{TimeUnixMs: 1000}
 		if err := prototext.Unmarshal([]byte(text), command); err != nil {

@@ -197,9 +197,15 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 		m = &proto.SigningKey{}
 	case bucketShardUsage:
 		m = &proto.ShardUsage{}
+	case bucketJoinTokens:
+		m = &proto.JoinToken{}
 	default:
 		if string(key) == keySettings {
 			m = &proto.Settings{}
+			break
+		}
+		if string(key) == keyAuthority {
+			m = &proto.ClusterAuthority{}
 			break
 		}
 		if len(value) == 8 && b == bucketCluster {

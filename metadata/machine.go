@@ -25,6 +25,9 @@ type MachineConfig struct {
 	// Fatal is called once, when a read finds the state damaged: the node must not
 	// go on. Errors of Apply and Restore are only returned. It may be nil.
 	Fatal func(error)
+	// Published is called whenever what Nodes, ClusterID, Recoveries and Authority return
+	// may have changed. It must not block. It may be nil.
+	Published func()
 }
 
 // Machine is the replicated state on this node's disk. Reads may overlap with
@@ -51,6 +54,8 @@ type Machine struct {
 	eraSeen   atomic.Pointer[eraSeen]
 
 	recoveries atomic.Pointer[[]*proto.Recovery]
+	// clusterAuthority is secret.
+	clusterAuthority atomic.Pointer[proto.ClusterAuthority]
 }
 
 var _ consensus.StateMachine = (*Machine)(nil)
@@ -80,7 +85,7 @@ func OpenMachine(cfg MachineConfig) (*Machine, error) {
 
 // publish takes over what readers need from the database. No Restore overlaps.
 func (m *Machine) publish() error {
-	return viewDatabase(m.db, func(v view) error {
+	err := viewDatabase(m.db, func(v view) error {
 		at, err := v.position()
 		if err != nil {
 			return err
@@ -106,13 +111,22 @@ func (m *Machine) publish() error {
 		if err != nil {
 			return err
 		}
+		authority, err := v.authority()
+		if err != nil {
+			return err
+		}
 		m.settings.Store(settings)
+		m.clusterAuthority.Store(authority)
 		m.recoveries.Store(&recoveries)
 		m.nodes.Store(&nodes)
 		m.clusterID.Store(&id)
 		m.at.Store(&at)
 		return nil
 	})
+	if err == nil && m.cfg.Published != nil {
+		m.cfg.Published()
+	}
+	return err
 }
 
 // transactionWork bounds the work of one transaction, as change.work counts it, by

@@ -24,7 +24,7 @@ const (
 
 const (
 	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 4
+	formatVersion = 5
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -71,6 +71,7 @@ const (
 	bucketRequests           bucket = "requests"             // request id
 	bucketRequestOrder       bucket = "request-order"        // log index, 8 bytes
 	bucketSigningKeys        bucket = "signing-keys"         // id, 4 bytes
+	bucketJoinTokens         bucket = "join-tokens"          // token id
 )
 
 // stateBuckets are the buckets that are the same on every node.
@@ -81,7 +82,7 @@ func stateBuckets() []bucket {
 		bucketExtents, bucketDegraded, bucketShardsByNode, bucketUploads, bucketUploadsByTime,
 		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
 		bucketBlobReferences, bucketManifestParents, bucketManifestAges, bucketUntagged, bucketSigningKeys,
-		bucketShardUsage,
+		bucketShardUsage, bucketJoinTokens,
 	}
 }
 
@@ -96,6 +97,7 @@ const (
 	keyClock     = "clock"      // in bucketCluster
 
 	keyRecoveries = "recoveries" // in bucketCluster
+	keyAuthority  = "authority"  // in bucketCluster
 )
 
 const separator = 0
