@@ -23,11 +23,12 @@ func allowedImports() map[string]map[string]string {
 	return map[string]map[string]string{
 		"cmd/atoll": {"node": "the command line runs a node and talks to one"},
 		"node": {
-			"gateway":   "node puts the layers together",
-			"metadata":  "node puts the layers together",
-			"blobstore": "node puts the layers together",
-			"consensus": "node puts the layers together",
-			"proto":     "membership between nodes",
+			"gateway":         "node puts the layers together",
+			"metadata":        "node puts the layers together",
+			"metadata/policy": "what operators write is read and explained where they send it",
+			"blobstore":       "node puts the layers together",
+			"consensus":       "node puts the layers together",
+			"proto":           "membership between nodes",
 		},
 		"node/nodetest": {
 			"node":      "clusters for tests are made of nodes",
@@ -37,17 +38,20 @@ func allowedImports() map[string]map[string]string {
 			"proto":     "the closing checks read records",
 		},
 		"gateway": {
-			"metadata":  "records, and errors to map",
-			"blobstore": "bytes, and errors to map",
-			"proto":     "records",
+			"metadata":        "records, and errors to map",
+			"metadata/policy": "who may do what",
+			"blobstore":       "bytes, and errors to map",
+			"proto":           "records",
 		},
 		"metadata": {
-			"consensus": "errors to map, and entries to apply",
-			"proto":     "records and commands",
+			"metadata/policy": "what the policy means, for tags that stay where they are",
+			"consensus":       "errors to map, and entries to apply",
+			"proto":           "records and commands",
 		},
-		"blobstore": {"proto": "extents, and the shard service"},
-		"consensus": {"proto": "its own service"},
-		"proto":     {},
+		"metadata/policy": {"proto": "the policy's record"},
+		"blobstore":       {"proto": "extents, and the shard service"},
+		"consensus":       {"proto": "its own service"},
+		"proto":           {},
 	}
 }
 
