@@ -47,17 +47,30 @@ func OpenCertificate(certFile, keyFile string, logger zerolog.Logger) (*Certific
 // Run follows the files until ctx ends. It compares their content, not their
 // times: secrets that Kubernetes mounts are swapped by a symbolic link.
 func (c *Certificate) Run(ctx context.Context) error {
-	ticker := time.NewTicker(c.interval)
+	return every(ctx, c.interval, c.refresh)
+}
+
+// every calls look again and again until ctx ends.
+func every(ctx context.Context, interval time.Duration, look func()) error {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			c.refresh()
+			look()
 		}
 	}
 }
+
+// GetCertificate is for tls.Config: every client gets the certificate in use.
+func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return c.current.Load(), nil
+}
+
+// NotAfter is when the certificate in use expires.
+func (c *Certificate) NotAfter() time.Time { return c.current.Load().Leaf.NotAfter }
 
 // refresh looks at the files once.
 func (c *Certificate) refresh() {
@@ -112,18 +125,4 @@ func readBounded(name string) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", name, maxCertificateBytes)
 	}
 	return content, err
-}
-
-// TLSConfig returns how to speak TLS with clients. Of HTTP/1.1 and HTTP/2 the
-// first is chosen if the client has both: it brings a connection of its own for
-// each layer, while HTTP/2 sends all layers through one, with one congestion
-// window, one loss holding up all of them, and flow control on top. A client that
-// has only HTTP/2 gets that.
-func (c *Certificate) TLSConfig() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		// In the order of preference: see crypto/tls.
-		NextProtos:     []string{"http/1.1", "h2"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
-	}
 }

@@ -78,11 +78,17 @@ func (f *certificateFiles) replace(name string, content []byte) {
 // startTLS serves a handler by TLS as a node does.
 func startTLS(t *testing.T, handler http.Handler, certificate *Certificate) string {
 	t.Helper()
+	return startTLSWith(t, handler, certificate, nil)
+}
+
+// startTLSWith does so for clients that may show certificates.
+func startTLSWith(t *testing.T, handler http.Handler, certificates Certificates, authority *ClientAuthority) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(handler, certificate.TLSConfig(), zerolog.Nop())
+	server := NewServer(handler, TLSConfig(certificates, authority), zerolog.Nop())
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeTLS(listener, "", "") }()
 	t.Cleanup(func() {

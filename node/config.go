@@ -89,7 +89,11 @@ type RegistryConfig struct {
 	// RequireIndexChildren refuses image indexes that list manifests which are not in
 	// the repository.
 	RequireIndexChildren bool `koanf:"require-index-children"`
-	// TLS is for a registry port that speaks TLS. Without it, it speaks plain HTTP.
+	// PlainHTTP has the registry port speak plain HTTP, so that everybody on the way
+	// can read and change what passes, passwords included: for a balancer that takes
+	// TLS off, on a network that is trusted, and for one machine alone.
+	PlainHTTP bool `koanf:"plain-http"`
+	// TLS is for a registry port that speaks TLS: all of them, unless PlainHTTP is set.
 	TLS RegistryTLSConfig `koanf:"tls"`
 }
 
@@ -100,6 +104,9 @@ type RegistryTLSConfig struct {
 	Cert string `koanf:"cert"`
 	// Key is the file with the certificate's private key.
 	Key string `koanf:"key"`
+	// ClientCA is the file with the authorities whose certificates clients may log in
+	// with. Without it no client is asked for one.
+	ClientCA string `koanf:"client-ca"`
 }
 
 // ClusterConfig is about the port that the nodes use among themselves. It
@@ -424,6 +431,16 @@ func (c *RegistryConfig) trustedProxies() (networks []netip.Prefix, err error) {
 }
 
 func (c *RegistryConfig) validateTLS() (faults []error) {
+	switch files := c.TLS.Cert != "" || c.TLS.Key != ""; {
+	case c.PlainHTTP && files:
+		faults = append(faults, errors.New("registry.plain-http: a certificate is given as well: take out one of registry.plain-http and registry.tls"))
+	case !c.PlainHTTP && !files:
+		faults = append(faults, errors.New("registry.tls: no certificate given, and without one everybody on the way can read and change what clients send: "+
+			"set registry.tls.cert and registry.tls.key, or registry.plain-http: true if a balancer takes TLS off or only this machine can reach the port"))
+	}
+	if c.PlainHTTP && c.TLS.ClientCA != "" {
+		faults = append(faults, errors.New("registry.tls.client-ca: clients show certificates in TLS only, and registry.plain-http is set"))
+	}
 	if c.TLS.Cert != "" && c.TLS.Key == "" {
 		faults = append(faults, errors.New("registry.tls.key: no file given for the key of registry.tls.cert"))
 	}
@@ -435,10 +452,10 @@ func (c *RegistryConfig) validateTLS() (faults []error) {
 
 // scheme is how clients speak to the registry port itself.
 func (c *RegistryConfig) scheme() string {
-	if c.TLS.Cert != "" {
-		return "https"
+	if c.PlainHTTP {
+		return "http"
 	}
-	return "http"
+	return "https"
 }
 
 // registryURL is where the registry port is: what the operator says, or else what

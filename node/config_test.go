@@ -10,6 +10,7 @@ func validConfig() Config {
 	cfg := DefaultConfig()
 	cfg.Name, cfg.Data = "n1", []string{"/data"}
 	cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = "ca", "cert", "key"
+	cfg.Registry.PlainHTTP = true
 	return cfg
 }
 
@@ -25,7 +26,7 @@ func TestConfigFillsInWhatFollows(t *testing.T) {
 
 func TestRegistryURLFollowsTLS(t *testing.T) {
 	cfg := validConfig()
-	cfg.Registry.TLS = RegistryTLSConfig{Cert: "cert", Key: "key"}
+	cfg.Registry.PlainHTTP, cfg.Registry.TLS = false, RegistryTLSConfig{Cert: "cert", Key: "key"}
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -35,6 +36,30 @@ func TestRegistryURLFollowsTLS(t *testing.T) {
 	cfg.Registry.TLS.Cert = ""
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "registry.tls.cert: ") {
 		t.Errorf("a key without a certificate: %v", err)
+	}
+}
+
+// Plain HTTP is spoken only when asked for.
+func TestPlainHTTPIsAskedFor(t *testing.T) {
+	for _, test := range []struct {
+		plain bool
+		tls   RegistryTLSConfig
+		fault string
+	}{
+		{plain: true},
+		{tls: RegistryTLSConfig{Cert: "cert", Key: "key"}},
+		{tls: RegistryTLSConfig{Cert: "cert", Key: "key", ClientCA: "ca"}},
+		{fault: "registry.plain-http: true"},
+		{tls: RegistryTLSConfig{ClientCA: "ca"}, fault: "registry.tls: no certificate given"},
+		{plain: true, tls: RegistryTLSConfig{Cert: "cert", Key: "key"}, fault: "take out one of"},
+		{plain: true, tls: RegistryTLSConfig{ClientCA: "ca"}, fault: "registry.tls.client-ca: "},
+	} {
+		cfg := validConfig()
+		cfg.Registry.PlainHTTP, cfg.Registry.TLS = test.plain, test.tls
+		err := cfg.Validate()
+		if (err == nil) != (test.fault == "") || err != nil && !strings.Contains(err.Error(), test.fault) {
+			t.Errorf("%+v: %v, want %q", test, err, test.fault)
+		}
 	}
 }
 

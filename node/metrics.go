@@ -138,3 +138,18 @@ func oneIf(condition bool) float64 {
 	}
 	return 0
 }
+
+// newExpiryMetric tells when the certificate that clients see expires, in time for
+// somebody to ask why no new one has come.
+func newExpiryMetric(notAfter func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "atoll_gateway_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate in use on the registry port expires, Unix time; 0 if there is none yet.",
+	}, func() float64 {
+		expiry := notAfter()
+		if expiry.IsZero() {
+			return 0
+		}
+		return float64(expiry.Unix())
+	})
+}

@@ -143,8 +143,10 @@ type parts struct {
 	metrics   *prometheus.Registry
 	handler   http.Handler // of clients' requests
 	registry  *http.Server
-	// certificate is for clients; nil without TLS on the registry port.
-	certificate *gateway.Certificate
+	// certificates is what clients see, clientAuthority what theirs are held against; nil
+	// without.
+	certificates    gateway.Certificates
+	clientAuthority *gateway.ClientAuthority
 
 	closers []func() error // in the order of opening
 }
@@ -332,15 +334,32 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
 	}, p.store, p.blobs))
-	var config *tls.Config
-	if files := p.cfg.Registry.TLS; files.Cert != "" {
-		if p.certificate, err = gateway.OpenCertificate(files.Cert, files.Key, logger); err != nil {
-			return fmt.Errorf("registry.tls: %w", err)
-		}
-		config = p.certificate.TLSConfig()
+	config, err := p.clientTLS(logger)
+	if err != nil {
+		return fmt.Errorf("registry.tls: %w", err)
 	}
 	p.registry = gateway.NewServer(p.handler, config, logger)
 	return nil
+}
+
+// clientTLS returns how to speak TLS with clients; nil for plain HTTP.
+func (p *parts) clientTLS(logger zerolog.Logger) (*tls.Config, error) {
+	if p.cfg.Registry.PlainHTTP {
+		return nil, nil
+	}
+	files := p.cfg.Registry.TLS
+	certificate, err := gateway.OpenCertificate(files.Cert, files.Key, logger)
+	if err != nil {
+		return nil, err
+	}
+	p.certificates = certificate
+	if files.ClientCA != "" {
+		if p.clientAuthority, err = gateway.OpenClientAuthority(files.ClientCA, logger); err != nil {
+			return nil, err
+		}
+	}
+	p.metrics.MustRegister(newExpiryMetric(p.certificates.NotAfter))
+	return gateway.TLSConfig(p.certificates, p.clientAuthority), nil
 }
 
 // members are the nodes that are not removed.

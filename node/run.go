@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/atollregistry/atoll/gateway"
 )
 
 const (
@@ -76,13 +78,17 @@ func (p *parts) run(ctx context.Context) error {
 	return err
 }
 
-// serveClients serves the registry port, by TLS if there is a certificate.
+// serveClients serves the registry port, by TLS unless plain HTTP is wanted.
 func (p *parts) serveClients(work context.Context, group *errgroup.Group) {
-	if p.certificate == nil {
-		group.Go(func() error { return serveUntilClosed(p.registry.Serve(p.listeners.registry)) })
+	if p.certificates == nil {
+		listener := gateway.PlainListener(p.listeners.registry, p.component("gateway"))
+		group.Go(func() error { return serveUntilClosed(p.registry.Serve(listener)) })
 		return
 	}
-	group.Go(func() error { return p.certificate.Run(work) })
+	group.Go(func() error { return p.certificates.Run(work) })
+	if p.clientAuthority != nil {
+		group.Go(func() error { return p.clientAuthority.Run(work) })
+	}
 	group.Go(func() error { return serveUntilClosed(p.registry.ServeTLS(p.listeners.registry, "", "")) })
 }
 

@@ -33,7 +33,7 @@ const (
 
 // devOwnSettings are those that argv gives each node.
 var devOwnSettings = []string{
-	"name", "data", "join", "bootstrap", "registry.listen", "registry.url", "registry.tls.cert", "registry.tls.key",
+	"name", "data", "join", "bootstrap", "registry.listen", "registry.url", "registry.plain-http", "registry.tls.cert", "registry.tls.key",
 	"cluster.listen", "cluster.address", "cluster.ca", "cluster.cert", "cluster.key", "operations.listen",
 }
 
@@ -214,6 +214,7 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 		"--data=" + n.data,
 		"--registry-listen=" + n.registry,
 		"--registry-url=http://" + n.registry,
+		"--registry-plain-http",
 		"--cluster-listen=" + n.cluster,
 		"--cluster-address=" + n.cluster,
 		"--cluster-ca=" + n.certificate.CA,

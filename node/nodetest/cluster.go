@@ -122,7 +122,7 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 		cfg.Cluster.Address = cfg.Cluster.Listen
 		cfg.Join, cfg.Bootstrap = addresses[n:n+first], n == 1
 		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
-		cfg.ShutdownTimeout = 10 * time.Second
+		cfg.ShutdownTimeout, cfg.Registry.PlainHTTP = 10*time.Second, true
 		for _, change := range configure {
 			change(&cfg)
 		}
@@ -251,10 +251,10 @@ func (m *Member) Wipe() {
 
 // URL is the base URL of the node's registry port.
 func (m *Member) URL() string {
-	if m.Config.Registry.TLS.Cert != "" {
-		return "https://" + m.Config.Registry.Listen
+	if m.Config.Registry.PlainHTTP {
+		return "http://" + m.Config.Registry.Listen
 	}
-	return "http://" + m.Config.Registry.Listen
+	return "https://" + m.Config.Registry.Listen
 }
 
 // WaitReady waits until the node can serve everything.

@@ -43,6 +43,7 @@ func TestEveryStepOnAnotherNode(t *testing.T) {
 // One node, whose clients come by TLS.
 func TestOneNode(t *testing.T) {
 	c := Start(t, 1, func(cfg *node.Config) {
+		cfg.Registry.PlainHTTP = false
 		cfg.Registry.TLS = node.RegistryTLSConfig{Cert: cfg.Cluster.Cert, Key: cfg.Cluster.Key}
 	})
 	m := c.Members[0]
