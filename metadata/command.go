@@ -153,6 +153,8 @@ func (c *change) run(command *proto.Command) error {
 		return c.redeemJoinToken(body.RedeemJoinToken)
 	case *proto.Command_DeleteJoinToken:
 		return c.deleteJoinToken(body.DeleteJoinToken)
+	case *proto.Command_PutRegistryCertificate:
+		return c.putRegistryCertificate(body.PutRegistryCertificate)
 	case *proto.Command_Expire:
 		return c.expire(body.Expire)
 	case *proto.Command_Checkpoint:

@@ -103,6 +103,8 @@ func commandsOfAllKinds(t testing.TB) (commands []*proto.Command) {
 		`redeem_join_token { id: "t1" sha256: "0123456789abcdef0123456789abcdef" use { node_id: "n4" node_name: "four" key_sha256: "0123456789abcdef0123456789abcdef" } }`,
 		`put_join_token { token { id: "t2" sha256: "0123456789abcdef0123456789abcdef" uses: 2 expires_unix_ms: 6000 } }`,
 		`delete_join_token { id: "t2" }`,
+		`put_registry_certificate { certificate { directory: "d" account_key: "k" challenges { domain: "a.example" token: "t" } } }`,
+		`put_registry_certificate { certificate { directory: "d" account_key: "k" chain: "c" key: "k" } previous_revision: 1 }`,
 	} {
 		command := &proto.Command{TimeUnixMs: 1000}
 		if err := prototext.Unmarshal([]byte(text), command); err != nil {

@@ -208,6 +208,10 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 			m = &proto.ClusterAuthority{}
 			break
 		}
+		if string(key) == keyRegistryCertificate {
+			m = &proto.RegistryCertificate{}
+			break
+		}
 		if len(value) == 8 && b == bucketCluster {
 			return fmt.Sprint(binary.BigEndian.Uint64(value))
 		}

@@ -98,6 +98,8 @@ const (
 
 	keyRecoveries = "recoveries" // in bucketCluster
 	keyAuthority  = "authority"  // in bucketCluster
+
+	keyRegistryCertificate = "registry-certificate" // in bucketCluster
 )
 
 const separator = 0

@@ -66,7 +66,8 @@ const (
 	// taken its shards.
 	Refusal_REFUSAL_EXTENT_LATE     Refusal = 21
 	Refusal_REFUSAL_ACCOUNT_UNKNOWN Refusal = 22
-	// The account, the policy or the authority has changed since the proposer looked.
+	// The account, the policy, the authority or the registry's certificate has changed
+	// since the proposer looked.
 	Refusal_REFUSAL_CHANGED Refusal = 23
 	// The policy forbids to move or delete the tag.
 	Refusal_REFUSAL_TAG_IMMUTABLE Refusal = 24
@@ -215,6 +216,7 @@ type Command struct {
 	//	*Command_PutJoinToken
 	//	*Command_RedeemJoinToken
 	//	*Command_DeleteJoinToken
+	//	*Command_PutRegistryCertificate
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -575,6 +577,15 @@ func (x *Command) GetDeleteJoinToken() *DeleteJoinToken {
 	return nil
 }
 
+func (x *Command) GetPutRegistryCertificate() *PutRegistryCertificate {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutRegistryCertificate); ok {
+			return x.PutRegistryCertificate
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -711,6 +722,10 @@ type Command_DeleteJoinToken struct {
 	DeleteJoinToken *DeleteJoinToken `protobuf:"bytes,73,opt,name=delete_join_token,json=deleteJoinToken,proto3,oneof"`
 }
 
+type Command_PutRegistryCertificate struct {
+	PutRegistryCertificate *PutRegistryCertificate `protobuf:"bytes,80,opt,name=put_registry_certificate,json=putRegistryCertificate,proto3,oneof"`
+}
+
 func (*Command_InitCluster) isCommand_Body() {}
 
 func (*Command_PutNode) isCommand_Body() {}
@@ -776,6 +791,8 @@ func (*Command_PutJoinToken) isCommand_Body() {}
 func (*Command_RedeemJoinToken) isCommand_Body() {}
 
 func (*Command_DeleteJoinToken) isCommand_Body() {}
+
+func (*Command_PutRegistryCertificate) isCommand_Body() {}
 
 // InitCluster names the cluster. Refused when it has another name already.
 type InitCluster struct {
@@ -2708,6 +2725,60 @@ func (x *DeleteJoinToken) GetId() string {
 	return ""
 }
 
+// PutRegistryCertificate changes the certificate that clients see, if its revision is
+// still the previous one.
+type PutRegistryCertificate struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Certificate      *RegistryCertificate   `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	PreviousRevision uint64                 `protobuf:"varint,2,opt,name=previous_revision,json=previousRevision,proto3" json:"previous_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *PutRegistryCertificate) Reset() {
+	*x = PutRegistryCertificate{}
+	mi := &file_command_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRegistryCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRegistryCertificate) ProtoMessage() {}
+
+func (x *PutRegistryCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_command_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRegistryCertificate.ProtoReflect.Descriptor instead.
+func (*PutRegistryCertificate) Descriptor() ([]byte, []int) {
+	return file_command_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PutRegistryCertificate) GetCertificate() *RegistryCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *PutRegistryCertificate) GetPreviousRevision() uint64 {
+	if x != nil {
+		return x.PreviousRevision
+	}
+	return 0
+}
+
 // Expire drops what is over its time: uploads, finished markers, untagged
 // manifests, and blobs that no manifest refers to. The leader proposes it now and then. Times are absolute, so that
 // the state machine decides without a clock.
@@ -2730,7 +2801,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_command_proto_msgTypes[34]
+	mi := &file_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2813,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[34]
+	mi := &file_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2826,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{34}
+	return file_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Expire) GetUploadsBeforeUnixMs() int64 {
@@ -2808,7 +2879,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_command_proto_msgTypes[35]
+	mi := &file_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2891,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[35]
+	mi := &file_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2904,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{35}
+	return file_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Checkpoint) GetPreviousIndex() uint64 {
@@ -2877,7 +2948,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_command_proto_msgTypes[36]
+	mi := &file_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2960,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_command_proto_msgTypes[36]
+	mi := &file_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2973,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_command_proto_rawDescGZIP(), []int{36}
+	return file_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Result) GetRefusal() Refusal {
@@ -2972,7 +3043,7 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xd0\x10\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xae\x11\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -3023,7 +3094,8 @@ const file_command_proto_rawDesc = "" +
 	"\rput_authority\x18F \x01(\v2\x16.atoll.v1.PutAuthorityH\x00R\fputAuthority\x12>\n" +
 	"\x0eput_join_token\x18G \x01(\v2\x16.atoll.v1.PutJoinTokenH\x00R\fputJoinToken\x12G\n" +
 	"\x11redeem_join_token\x18H \x01(\v2\x19.atoll.v1.RedeemJoinTokenH\x00R\x0fredeemJoinToken\x12G\n" +
-	"\x11delete_join_token\x18I \x01(\v2\x19.atoll.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinTokenB\x06\n" +
+	"\x11delete_join_token\x18I \x01(\v2\x19.atoll.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinToken\x12\\\n" +
+	"\x18put_registry_certificate\x18P \x01(\v2 .atoll.v1.PutRegistryCertificateH\x00R\x16putRegistryCertificateB\x06\n" +
 	"\x04body\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
@@ -3178,7 +3250,10 @@ const file_command_proto_rawDesc = "" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12(\n" +
 	"\x03use\x18\x03 \x01(\v2\x16.atoll.v1.JoinTokenUseR\x03use\"!\n" +
 	"\x0fDeleteJoinToken\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xf4\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x86\x01\n" +
+	"\x16PutRegistryCertificate\x12?\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x1d.atoll.v1.RegistryCertificateR\vcertificate\x12+\n" +
+	"\x11previous_revision\x18\x02 \x01(\x04R\x10previousRevision\"\xf4\x01\n" +
 	"\x06Expire\x123\n" +
 	"\x16uploads_before_unix_ms\x18\x01 \x01(\x03R\x13uploadsBeforeUnixMs\x125\n" +
 	"\x17finished_before_unix_ms\x18\x02 \x01(\x03R\x14finishedBeforeUnixMs\x12/\n" +
@@ -3243,62 +3318,64 @@ func file_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_command_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_command_proto_goTypes = []any{
-	(Refusal)(0),             // 0: atoll.v1.Refusal
-	(*Command)(nil),          // 1: atoll.v1.Command
-	(*InitCluster)(nil),      // 2: atoll.v1.InitCluster
-	(*RecoverCluster)(nil),   // 3: atoll.v1.RecoverCluster
-	(*PutNode)(nil),          // 4: atoll.v1.PutNode
-	(*SetNodeState)(nil),     // 5: atoll.v1.SetNodeState
-	(*CreateUpload)(nil),     // 6: atoll.v1.CreateUpload
-	(*ExtendUpload)(nil),     // 7: atoll.v1.ExtendUpload
-	(*CancelUpload)(nil),     // 8: atoll.v1.CancelUpload
-	(*CommitBlob)(nil),       // 9: atoll.v1.CommitBlob
-	(*MountBlob)(nil),        // 10: atoll.v1.MountBlob
-	(*UnlinkBlob)(nil),       // 11: atoll.v1.UnlinkBlob
-	(*RenewBlob)(nil),        // 12: atoll.v1.RenewBlob
-	(*Precondition)(nil),     // 13: atoll.v1.Precondition
-	(*PutManifest)(nil),      // 14: atoll.v1.PutManifest
-	(*DeleteManifest)(nil),   // 15: atoll.v1.DeleteManifest
-	(*DeleteTagsOf)(nil),     // 16: atoll.v1.DeleteTagsOf
-	(*DeleteTag)(nil),        // 17: atoll.v1.DeleteTag
-	(*RenewManifest)(nil),    // 18: atoll.v1.RenewManifest
-	(*PutSigningKey)(nil),    // 19: atoll.v1.PutSigningKey
-	(*MoveShards)(nil),       // 20: atoll.v1.MoveShards
-	(*ShardMove)(nil),        // 21: atoll.v1.ShardMove
-	(*ReplaceExtent)(nil),    // 22: atoll.v1.ReplaceExtent
-	(*ReportShards)(nil),     // 23: atoll.v1.ReportShards
-	(*SetLiveness)(nil),      // 24: atoll.v1.SetLiveness
-	(*PutSettings)(nil),      // 25: atoll.v1.PutSettings
-	(*AdvanceEra)(nil),       // 26: atoll.v1.AdvanceEra
-	(*PutAccount)(nil),       // 27: atoll.v1.PutAccount
-	(*DeleteAccount)(nil),    // 28: atoll.v1.DeleteAccount
-	(*PutPolicy)(nil),        // 29: atoll.v1.PutPolicy
-	(*PutTokenKey)(nil),      // 30: atoll.v1.PutTokenKey
-	(*PutAuthority)(nil),     // 31: atoll.v1.PutAuthority
-	(*PutJoinToken)(nil),     // 32: atoll.v1.PutJoinToken
-	(*RedeemJoinToken)(nil),  // 33: atoll.v1.RedeemJoinToken
-	(*DeleteJoinToken)(nil),  // 34: atoll.v1.DeleteJoinToken
-	(*Expire)(nil),           // 35: atoll.v1.Expire
-	(*Checkpoint)(nil),       // 36: atoll.v1.Checkpoint
-	(*Result)(nil),           // 37: atoll.v1.Result
-	(*Recovery)(nil),         // 38: atoll.v1.Recovery
-	(*Node)(nil),             // 39: atoll.v1.Node
-	(NodeState)(0),           // 40: atoll.v1.NodeState
-	(*Extent)(nil),           // 41: atoll.v1.Extent
-	(*HashState)(nil),        // 42: atoll.v1.HashState
-	(*Manifest)(nil),         // 43: atoll.v1.Manifest
-	(*SigningKey)(nil),       // 44: atoll.v1.SigningKey
-	(*ShardRef)(nil),         // 45: atoll.v1.ShardRef
-	(Liveness)(0),            // 46: atoll.v1.Liveness
-	(*Settings)(nil),         // 47: atoll.v1.Settings
-	(*Account)(nil),          // 48: atoll.v1.Account
-	(*Policy)(nil),           // 49: atoll.v1.Policy
-	(*TokenKey)(nil),         // 50: atoll.v1.TokenKey
-	(*ClusterAuthority)(nil), // 51: atoll.v1.ClusterAuthority
-	(*JoinToken)(nil),        // 52: atoll.v1.JoinToken
-	(*JoinTokenUse)(nil),     // 53: atoll.v1.JoinTokenUse
+	(Refusal)(0),                   // 0: atoll.v1.Refusal
+	(*Command)(nil),                // 1: atoll.v1.Command
+	(*InitCluster)(nil),            // 2: atoll.v1.InitCluster
+	(*RecoverCluster)(nil),         // 3: atoll.v1.RecoverCluster
+	(*PutNode)(nil),                // 4: atoll.v1.PutNode
+	(*SetNodeState)(nil),           // 5: atoll.v1.SetNodeState
+	(*CreateUpload)(nil),           // 6: atoll.v1.CreateUpload
+	(*ExtendUpload)(nil),           // 7: atoll.v1.ExtendUpload
+	(*CancelUpload)(nil),           // 8: atoll.v1.CancelUpload
+	(*CommitBlob)(nil),             // 9: atoll.v1.CommitBlob
+	(*MountBlob)(nil),              // 10: atoll.v1.MountBlob
+	(*UnlinkBlob)(nil),             // 11: atoll.v1.UnlinkBlob
+	(*RenewBlob)(nil),              // 12: atoll.v1.RenewBlob
+	(*Precondition)(nil),           // 13: atoll.v1.Precondition
+	(*PutManifest)(nil),            // 14: atoll.v1.PutManifest
+	(*DeleteManifest)(nil),         // 15: atoll.v1.DeleteManifest
+	(*DeleteTagsOf)(nil),           // 16: atoll.v1.DeleteTagsOf
+	(*DeleteTag)(nil),              // 17: atoll.v1.DeleteTag
+	(*RenewManifest)(nil),          // 18: atoll.v1.RenewManifest
+	(*PutSigningKey)(nil),          // 19: atoll.v1.PutSigningKey
+	(*MoveShards)(nil),             // 20: atoll.v1.MoveShards
+	(*ShardMove)(nil),              // 21: atoll.v1.ShardMove
+	(*ReplaceExtent)(nil),          // 22: atoll.v1.ReplaceExtent
+	(*ReportShards)(nil),           // 23: atoll.v1.ReportShards
+	(*SetLiveness)(nil),            // 24: atoll.v1.SetLiveness
+	(*PutSettings)(nil),            // 25: atoll.v1.PutSettings
+	(*AdvanceEra)(nil),             // 26: atoll.v1.AdvanceEra
+	(*PutAccount)(nil),             // 27: atoll.v1.PutAccount
+	(*DeleteAccount)(nil),          // 28: atoll.v1.DeleteAccount
+	(*PutPolicy)(nil),              // 29: atoll.v1.PutPolicy
+	(*PutTokenKey)(nil),            // 30: atoll.v1.PutTokenKey
+	(*PutAuthority)(nil),           // 31: atoll.v1.PutAuthority
+	(*PutJoinToken)(nil),           // 32: atoll.v1.PutJoinToken
+	(*RedeemJoinToken)(nil),        // 33: atoll.v1.RedeemJoinToken
+	(*DeleteJoinToken)(nil),        // 34: atoll.v1.DeleteJoinToken
+	(*PutRegistryCertificate)(nil), // 35: atoll.v1.PutRegistryCertificate
+	(*Expire)(nil),                 // 36: atoll.v1.Expire
+	(*Checkpoint)(nil),             // 37: atoll.v1.Checkpoint
+	(*Result)(nil),                 // 38: atoll.v1.Result
+	(*Recovery)(nil),               // 39: atoll.v1.Recovery
+	(*Node)(nil),                   // 40: atoll.v1.Node
+	(NodeState)(0),                 // 41: atoll.v1.NodeState
+	(*Extent)(nil),                 // 42: atoll.v1.Extent
+	(*HashState)(nil),              // 43: atoll.v1.HashState
+	(*Manifest)(nil),               // 44: atoll.v1.Manifest
+	(*SigningKey)(nil),             // 45: atoll.v1.SigningKey
+	(*ShardRef)(nil),               // 46: atoll.v1.ShardRef
+	(Liveness)(0),                  // 47: atoll.v1.Liveness
+	(*Settings)(nil),               // 48: atoll.v1.Settings
+	(*Account)(nil),                // 49: atoll.v1.Account
+	(*Policy)(nil),                 // 50: atoll.v1.Policy
+	(*TokenKey)(nil),               // 51: atoll.v1.TokenKey
+	(*ClusterAuthority)(nil),       // 52: atoll.v1.ClusterAuthority
+	(*JoinToken)(nil),              // 53: atoll.v1.JoinToken
+	(*JoinTokenUse)(nil),           // 54: atoll.v1.JoinTokenUse
+	(*RegistryCertificate)(nil),    // 55: atoll.v1.RegistryCertificate
 }
 var file_command_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.Command.init_cluster:type_name -> atoll.v1.InitCluster
@@ -3317,8 +3394,8 @@ var file_command_proto_depIdxs = []int32{
 	17, // 13: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
 	18, // 14: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
 	16, // 15: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
-	35, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	36, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	36, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	37, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
 	19, // 18: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
 	20, // 19: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
 	22, // 20: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
@@ -3334,38 +3411,40 @@ var file_command_proto_depIdxs = []int32{
 	32, // 30: atoll.v1.Command.put_join_token:type_name -> atoll.v1.PutJoinToken
 	33, // 31: atoll.v1.Command.redeem_join_token:type_name -> atoll.v1.RedeemJoinToken
 	34, // 32: atoll.v1.Command.delete_join_token:type_name -> atoll.v1.DeleteJoinToken
-	38, // 33: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
-	39, // 34: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	40, // 35: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	41, // 36: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	42, // 37: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
-	41, // 38: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	43, // 39: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	41, // 40: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	13, // 41: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 42: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 43: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
-	13, // 44: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	44, // 45: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	21, // 46: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
-	41, // 47: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
-	45, // 48: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
-	46, // 49: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
-	47, // 50: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
-	47, // 51: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
-	48, // 52: atoll.v1.PutAccount.account:type_name -> atoll.v1.Account
-	48, // 53: atoll.v1.PutAccount.previous:type_name -> atoll.v1.Account
-	49, // 54: atoll.v1.PutPolicy.policy:type_name -> atoll.v1.Policy
-	50, // 55: atoll.v1.PutTokenKey.key:type_name -> atoll.v1.TokenKey
-	51, // 56: atoll.v1.PutAuthority.authority:type_name -> atoll.v1.ClusterAuthority
-	52, // 57: atoll.v1.PutJoinToken.token:type_name -> atoll.v1.JoinToken
-	53, // 58: atoll.v1.RedeemJoinToken.use:type_name -> atoll.v1.JoinTokenUse
-	0,  // 59: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	35, // 33: atoll.v1.Command.put_registry_certificate:type_name -> atoll.v1.PutRegistryCertificate
+	39, // 34: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
+	40, // 35: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	41, // 36: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	42, // 37: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	43, // 38: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	42, // 39: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
+	44, // 40: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	42, // 41: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	13, // 42: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 43: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 44: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	13, // 45: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	45, // 46: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	21, // 47: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
+	42, // 48: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
+	46, // 49: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
+	47, // 50: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
+	48, // 51: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
+	48, // 52: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
+	49, // 53: atoll.v1.PutAccount.account:type_name -> atoll.v1.Account
+	49, // 54: atoll.v1.PutAccount.previous:type_name -> atoll.v1.Account
+	50, // 55: atoll.v1.PutPolicy.policy:type_name -> atoll.v1.Policy
+	51, // 56: atoll.v1.PutTokenKey.key:type_name -> atoll.v1.TokenKey
+	52, // 57: atoll.v1.PutAuthority.authority:type_name -> atoll.v1.ClusterAuthority
+	53, // 58: atoll.v1.PutJoinToken.token:type_name -> atoll.v1.JoinToken
+	54, // 59: atoll.v1.RedeemJoinToken.use:type_name -> atoll.v1.JoinTokenUse
+	55, // 60: atoll.v1.PutRegistryCertificate.certificate:type_name -> atoll.v1.RegistryCertificate
+	0,  // 61: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -3408,6 +3487,7 @@ func file_command_proto_init() {
 		(*Command_PutJoinToken)(nil),
 		(*Command_RedeemJoinToken)(nil),
 		(*Command_DeleteJoinToken)(nil),
+		(*Command_PutRegistryCertificate)(nil),
 	}
 	file_command_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
@@ -3416,7 +3496,7 @@ func file_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_proto_rawDesc), len(file_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

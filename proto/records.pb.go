@@ -2465,6 +2465,177 @@ func (x *JoinTokenUse) GetUsedUnixMs() int64 {
 	return 0
 }
 
+// RegistryCertificate is the certificate that clients see on all nodes, if an authority
+// on the network signs it (ACME, RFC 8555), and what is needed to get the next one.
+// Secret.
+type RegistryCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One more with every change.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The authority's directory, and the key of the account there, PKCS #8.
+	Directory  string `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
+	AccountKey []byte `protobuf:"bytes,3,opt,name=account_key,json=accountKey,proto3" json:"account_key,omitempty"`
+	// The certificate and the chain behind it, X.509; nothing before the first one has
+	// come. Its key, PKCS #8.
+	Chain [][]byte `protobuf:"bytes,4,rep,name=chain,proto3" json:"chain,omitempty"`
+	Key   []byte   `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	// What the authority is about to ask the names for.
+	Challenges []*ACMEChallenge `protobuf:"bytes,6,rep,name=challenges,proto3" json:"challenges,omitempty"`
+	// When the last attempt to get a certificate began, how many have failed in a row,
+	// and what went wrong last, for people.
+	AttemptedUnixMs int64  `protobuf:"varint,7,opt,name=attempted_unix_ms,json=attemptedUnixMs,proto3" json:"attempted_unix_ms,omitempty"`
+	Failures        uint32 `protobuf:"varint,8,opt,name=failures,proto3" json:"failures,omitempty"`
+	Problem         string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RegistryCertificate) Reset() {
+	*x = RegistryCertificate{}
+	mi := &file_records_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryCertificate) ProtoMessage() {}
+
+func (x *RegistryCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryCertificate.ProtoReflect.Descriptor instead.
+func (*RegistryCertificate) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RegistryCertificate) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RegistryCertificate) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *RegistryCertificate) GetAccountKey() []byte {
+	if x != nil {
+		return x.AccountKey
+	}
+	return nil
+}
+
+func (x *RegistryCertificate) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *RegistryCertificate) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RegistryCertificate) GetChallenges() []*ACMEChallenge {
+	if x != nil {
+		return x.Challenges
+	}
+	return nil
+}
+
+func (x *RegistryCertificate) GetAttemptedUnixMs() int64 {
+	if x != nil {
+		return x.AttemptedUnixMs
+	}
+	return 0
+}
+
+func (x *RegistryCertificate) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *RegistryCertificate) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// ACMEChallenge is a TLS-ALPN-01 challenge (RFC 8737), which any node can answer.
+type ACMEChallenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ACMEChallenge) Reset() {
+	*x = ACMEChallenge{}
+	mi := &file_records_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ACMEChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ACMEChallenge) ProtoMessage() {}
+
+func (x *ACMEChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_records_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ACMEChallenge.ProtoReflect.Descriptor instead.
+func (*ACMEChallenge) Descriptor() ([]byte, []int) {
+	return file_records_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ACMEChallenge) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ACMEChallenge) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 var File_records_proto protoreflect.FileDescriptor
 
 const file_records_proto_rawDesc = "" +
@@ -2666,7 +2837,23 @@ const file_records_proto_rawDesc = "" +
 	"\n" +
 	"key_sha256\x18\x03 \x01(\fR\tkeySha256\x12 \n" +
 	"\fused_unix_ms\x18\x04 \x01(\x03R\n" +
-	"usedUnixMs*o\n" +
+	"usedUnixMs\"\xb3\x02\n" +
+	"\x13RegistryCertificate\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1c\n" +
+	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x1f\n" +
+	"\vaccount_key\x18\x03 \x01(\fR\n" +
+	"accountKey\x12\x14\n" +
+	"\x05chain\x18\x04 \x03(\fR\x05chain\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\x127\n" +
+	"\n" +
+	"challenges\x18\x06 \x03(\v2\x17.atoll.v1.ACMEChallengeR\n" +
+	"challenges\x12*\n" +
+	"\x11attempted_unix_ms\x18\a \x01(\x03R\x0fattemptedUnixMs\x12\x1a\n" +
+	"\bfailures\x18\b \x01(\rR\bfailures\x12\x18\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"=\n" +
+	"\rACMEChallenge\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token*o\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n" +
@@ -2694,7 +2881,7 @@ func file_records_proto_rawDescGZIP() []byte {
 }
 
 var file_records_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_records_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_records_proto_goTypes = []any{
 	(NodeState)(0),               // 0: atoll.v1.NodeState
 	(Liveness)(0),                // 1: atoll.v1.Liveness
@@ -2729,7 +2916,9 @@ var file_records_proto_goTypes = []any{
 	(*AuthorityCertificate)(nil), // 30: atoll.v1.AuthorityCertificate
 	(*JoinToken)(nil),            // 31: atoll.v1.JoinToken
 	(*JoinTokenUse)(nil),         // 32: atoll.v1.JoinTokenUse
-	nil,                          // 33: atoll.v1.Manifest.AnnotationsEntry
+	(*RegistryCertificate)(nil),  // 33: atoll.v1.RegistryCertificate
+	(*ACMEChallenge)(nil),        // 34: atoll.v1.ACMEChallenge
+	nil,                          // 35: atoll.v1.Manifest.AnnotationsEntry
 }
 var file_records_proto_depIdxs = []int32{
 	3,  // 0: atoll.v1.Extent.layout:type_name -> atoll.v1.Layout
@@ -2740,7 +2929,7 @@ var file_records_proto_depIdxs = []int32{
 	12, // 5: atoll.v1.UploadRecord.hash_states:type_name -> atoll.v1.HashState
 	15, // 6: atoll.v1.Manifest.blobs:type_name -> atoll.v1.Descriptor
 	15, // 7: atoll.v1.Manifest.manifests:type_name -> atoll.v1.Descriptor
-	33, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
+	35, // 8: atoll.v1.Manifest.annotations:type_name -> atoll.v1.Manifest.AnnotationsEntry
 	15, // 9: atoll.v1.Manifest.optional_blobs:type_name -> atoll.v1.Descriptor
 	0,  // 10: atoll.v1.Node.state:type_name -> atoll.v1.NodeState
 	1,  // 11: atoll.v1.Node.liveness:type_name -> atoll.v1.Liveness
@@ -2751,11 +2940,12 @@ var file_records_proto_depIdxs = []int32{
 	27, // 16: atoll.v1.Policy.immutable:type_name -> atoll.v1.ImmutableTags
 	30, // 17: atoll.v1.ClusterAuthority.certificates:type_name -> atoll.v1.AuthorityCertificate
 	32, // 18: atoll.v1.JoinToken.used:type_name -> atoll.v1.JoinTokenUse
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	34, // 19: atoll.v1.RegistryCertificate.challenges:type_name -> atoll.v1.ACMEChallenge
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_records_proto_init() }
@@ -2773,7 +2963,7 @@ func file_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_records_proto_rawDesc), len(file_records_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
