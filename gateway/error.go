@@ -118,6 +118,9 @@ var replies = []reply{
 	{err: metadata.ErrTagUnknown, status: http.StatusNotFound, code: codeManifestUnknown, message: "tag unknown"},
 	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has nothing with this digest"},
 	{err: metadata.ErrPrecondition, status: http.StatusPreconditionFailed, code: codeDenied, message: "the precondition does not hold"},
+	// Not 409: some clients take that for a push that goes on.
+	{err: metadata.ErrTagImmutable, status: http.StatusForbidden, code: codeDenied, message: "the tag is immutable: push under another tag"},
+	{err: metadata.ErrTooManyUploads, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many uploads of this account are in progress", retryAfter: retrySoon},
 	{err: metadata.ErrUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no quorum", retryAfter: retryElection},
 	{err: metadata.ErrOutcomeUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster did not answer in time", retryAfter: retryElection},
 	{err: metadata.ErrHolderUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "a node left during the upload", retryAfter: retrySoon},
@@ -134,6 +137,7 @@ var replies = []reply{
 	{err: metadata.ErrNodeNameTaken, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeRemoved, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrNodeNotEmpty, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
+	{err: metadata.ErrAccountUnknown, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrJoinToken, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrChanged, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 	{err: metadata.ErrExtentUnknown, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},

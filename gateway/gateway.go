@@ -46,8 +46,9 @@ type BlobRecords interface {
 // Uploads keeps how far pushes in progress have come, with the guarantees of
 // BlobRecords.
 type Uploads interface {
-	// CreateUpload starts an upload of size zero under a new id.
-	CreateUpload(ctx context.Context, repository string) (*proto.Upload, error)
+	// CreateUpload starts an upload of size zero under a new id, for an owner, who may
+	// have ownerLimit in progress; 0 for no limit. Fails with ErrTooManyUploads.
+	CreateUpload(ctx context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error)
 	// Upload fails with ErrUploadUnknown, also for another repository's id.
 	Upload(ctx context.Context, repository, id string) (*proto.Upload, error)
 	// ExtendUpload adds durable extents if the upload still has the expected size.

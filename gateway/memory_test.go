@@ -216,14 +216,14 @@ func sumSizes(extents []*proto.Extent) (size uint64) {
 	return size
 }
 
-func (m *memoryMetadata) CreateUpload(_ context.Context, repository string) (*proto.Upload, error) {
+func (m *memoryMetadata) CreateUpload(_ context.Context, repository, owner string, _ int) (*proto.Upload, error) {
 	unlock, err := m.enter("CreateUpload")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	m.created++
-	upload := &proto.Upload{Id: fmt.Sprintf("upload-%d", m.created), Repository: repository}
+	upload := &proto.Upload{Id: fmt.Sprintf("upload-%d", m.created), Repository: repository, Owner: owner}
 	m.uploads[upload.Id] = upload
 	return copyUpload(upload), nil
 }

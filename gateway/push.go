@@ -93,7 +93,7 @@ func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
 // extended.
 func (g *gateway) record(ctx context.Context, p *push, expectedSize uint64, extents []*proto.Extent, hashes []*proto.HashState) error {
 	if p.uploadID == "" || p.restartable {
-		upload, err := g.metadata.CreateUpload(ctx, p.repository)
+		upload, err := g.metadata.CreateUpload(ctx, p.repository, "", 0)
 		if err != nil {
 			return fmt.Errorf("start upload: %w", err)
 		}

@@ -29,7 +29,7 @@ func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
 	if x.query.Get("digest") != "" {
 		return g.pushWhole(ctx, x)
 	}
-	upload, err := g.metadata.CreateUpload(ctx, x.repository)
+	upload, err := g.metadata.CreateUpload(ctx, x.repository, "", 0)
 	if err != nil {
 		return fmt.Errorf("start upload: %w", err)
 	}

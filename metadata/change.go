@@ -10,6 +10,7 @@ import (
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/metadata/policy"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -32,8 +33,10 @@ type change struct {
 	// of a record, and one for each KiB of it.
 	work int
 	// republish tells that what the machine has published is out of date: nodes,
-	// cluster id, settings, era, recoveries or authority.
+	// cluster id, settings, era, recoveries, authority, policy or token keys.
 	republish bool
+	// policy is the one that holds for the command being carried out.
+	policy *policy.Compiled
 }
 
 type overwritten struct {

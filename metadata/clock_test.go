@@ -15,7 +15,7 @@ func TestClockThatIsBehindCollectsNothing(t *testing.T) {
 	joinNodes(t, leader, "n1")
 	behind := NewStore(log.machine, log, StoreConfig{Now: func() time.Time { return now.Add(-25 * time.Hour) }})
 	layer := pushBlob(t, behind, "app", "layer", "n1")
-	upload, err := behind.CreateUpload(t.Context(), "app")
+	upload, err := behind.CreateUpload(t.Context(), "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

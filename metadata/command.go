@@ -145,6 +145,14 @@ func (c *change) run(command *proto.Command) error {
 		return c.putSettings(body.PutSettings)
 	case *proto.Command_AdvanceEra:
 		return c.advanceEra(body.AdvanceEra)
+	case *proto.Command_PutAccount:
+		return c.putAccount(body.PutAccount)
+	case *proto.Command_DeleteAccount:
+		return c.deleteAccount(body.DeleteAccount)
+	case *proto.Command_PutPolicy:
+		return c.putPolicy(body.PutPolicy)
+	case *proto.Command_PutTokenKey:
+		return c.putTokenKey(body.PutTokenKey)
 	case *proto.Command_PutAuthority:
 		return c.putAuthority(body.PutAuthority)
 	case *proto.Command_PutJoinToken:

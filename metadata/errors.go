@@ -41,8 +41,8 @@ var (
 	ErrExtentLate = errors.New("extent is recorded too late")
 	// ErrExtentUnknown: no blob or upload names the extent any more.
 	ErrExtentUnknown = errors.New("extent unknown")
-	// errKeyKnown: another node was first to add a signing key.
-	errKeyKnown = errors.New("signing key is known")
+	// errKeyKnown: another node was first to add a signing key or a token key.
+	errKeyKnown = errors.New("key is known")
 	// ErrNodeUnknown: no node has this id.
 	ErrNodeUnknown = errors.New("node unknown")
 	// ErrNodeNameTaken: another node that is not removed has this name.
@@ -55,6 +55,13 @@ var (
 	// and can't be read without. The client may try again: a new placement avoids
 	// those nodes.
 	ErrHolderUnknown = errors.New("shard holder is not a member of the cluster")
+	// ErrAccountUnknown: nobody has this name.
+	ErrAccountUnknown = errors.New("account unknown")
+	// ErrTagImmutable: the policy keeps the tag where it is.
+	ErrTagImmutable = errors.New("tag is immutable")
+	// ErrTooManyUploads: the owner has too many uploads in progress. One that ends, or
+	// expires, makes room.
+	ErrTooManyUploads = errors.New("too many uploads in progress")
 	// ErrJoinToken: there is no such join token, its secret is another, or it is expired
 	// or used up.
 	ErrJoinToken = errors.New("join token is not good")
@@ -165,6 +172,12 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrHolderUnknown
 	case proto.Refusal_REFUSAL_CLUSTER_ID:
 		return ErrClusterID
+	case proto.Refusal_REFUSAL_ACCOUNT_UNKNOWN:
+		return ErrAccountUnknown
+	case proto.Refusal_REFUSAL_TAG_IMMUTABLE:
+		return ErrTagImmutable
+	case proto.Refusal_REFUSAL_TOO_MANY_UPLOADS:
+		return ErrTooManyUploads
 	case proto.Refusal_REFUSAL_JOIN_TOKEN:
 		return ErrJoinToken
 	case proto.Refusal_REFUSAL_CHANGED:

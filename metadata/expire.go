@@ -156,8 +156,8 @@ func (v view) removedShards(limit int) (shards []shard, err error) {
 	return shards, nil
 }
 
-// Run drops what is over its time and sees that there is a young signing key,
-// every StoreConfig.ExpireInterval, and takes shards of removed nodes off the
+// Run drops what is over its time and sees that there are a young signing key and a
+// young token key, every StoreConfig.ExpireInterval, and takes shards of removed nodes off the
 // records at once, until ctx ends; then it returns nil. One node is enough: the
 // leader.
 func (s *Store) Run(ctx context.Context) error {
@@ -168,6 +168,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if renew {
 			s.logDuty("renew the signing key", 0, s.renewSigningKey(ctx))
+			s.logDuty("renew the token key", 0, s.renewTokenKey(ctx))
 		}
 		select {
 		case <-ctx.Done():

@@ -92,11 +92,11 @@ func TestExpire(t *testing.T) {
 	joinNodes(t, s, "n1", "n2")
 	const uploads = 2*expireLimit + 10
 	for range uploads {
-		if _, err := s.CreateUpload(t.Context(), "app"); err != nil {
+		if _, err := s.CreateUpload(t.Context(), "app", "", 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	upload, err := s.CreateUpload(t.Context(), "app")
+	upload, err := s.CreateUpload(t.Context(), "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestRunExpiresUntilItIsStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Run(ctx) }() // waited for below
-	if _, err := s.CreateUpload(t.Context(), "app"); err != nil {
+	if _, err := s.CreateUpload(t.Context(), "app", "", 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, func() bool { return dump(t, log.machine, "uploads") == "" })
@@ -165,7 +165,7 @@ func TestCensusCountsEveryBlobOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upload, err := s.CreateUpload(t.Context(), "app") // not a blob
+	upload, err := s.CreateUpload(t.Context(), "app", "", 0) // not a blob
 	if err != nil {
 		t.Fatal(err)
 	}

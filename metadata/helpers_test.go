@@ -154,7 +154,7 @@ func dump(t testing.TB, m *Machine, only ...string) string {
 func formatKey(b bucket, key []byte) string {
 	prefix := ""
 	switch b {
-	case bucketSigningKeys:
+	case bucketSigningKeys, bucketTokenKeys:
 		return fmt.Sprint(binary.BigEndian.Uint32(key))
 	case bucketRequestOrder:
 		return fmt.Sprint(binary.BigEndian.Uint64(key))
@@ -199,6 +199,12 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 		m = &proto.ShardUsage{}
 	case bucketJoinTokens:
 		m = &proto.JoinToken{}
+	case bucketAccounts:
+		m = &proto.Account{}
+	case bucketTokenKeys:
+		m = &proto.TokenKey{}
+	case bucketUploadsByOwner:
+		return fmt.Sprint(binary.BigEndian.Uint64(value))
 	default:
 		if string(key) == keySettings {
 			m = &proto.Settings{}
@@ -210,6 +216,10 @@ func formatValue(t testing.TB, b bucket, key, value []byte) string {
 		}
 		if string(key) == keyRegistryCertificate {
 			m = &proto.RegistryCertificate{}
+			break
+		}
+		if string(key) == keyPolicy {
+			m = &proto.Policy{}
 			break
 		}
 		if len(value) == 8 && b == bucketCluster {

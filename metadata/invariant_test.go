@@ -18,7 +18,7 @@ func checkInvariants(t testing.TB, m *Machine) {
 	if err := m.Verify(); err != nil {
 		t.Error(err)
 	}
-	check := &invariants{t: t, expected: map[bucket][]string{}, references: map[string]uint64{}}
+	check := &invariants{t: t, expected: map[bucket][]string{}, references: map[string]uint64{}, uploadsByOwner: map[string]uint64{}}
 	if err := m.view(check.run); err != nil {
 		t.Error(err)
 	}
@@ -30,11 +30,13 @@ type invariants struct {
 	// expected are the keys that the buckets derived from others must have.
 	expected   map[bucket][]string
 	references map[string]uint64
+	// uploadsByOwner counts uploads in progress.
+	uploadsByOwner map[string]uint64
 }
 
 func (i *invariants) run(v view) error {
 	i.view = v
-	for _, step := range []func() error{i.links, i.manifests, i.tags, i.uploads, i.blobs, i.extents, i.requests} {
+	for _, step := range []func() error{i.links, i.manifests, i.tags, i.uploads, i.owners, i.accounts, i.blobs, i.extents, i.requests} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -42,7 +44,7 @@ func (i *invariants) run(v view) error {
 	for _, b := range []bucket{
 		bucketManifestContents, bucketReferrers, bucketTagsByManifest, bucketUnreferenced,
 		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketManifestAges,
-		bucketDegraded, bucketShardsByNode, bucketShardUsage, bucketUploadsByTime, bucketExtents, bucketRequests,
+		bucketDegraded, bucketShardsByNode, bucketShardUsage, bucketUploadsByTime, bucketUploadsByOwner, bucketExtents, bucketRequests,
 	} {
 		actual, _, err := v.rests(b, span{}, 1<<30)
 		if err != nil {
@@ -168,9 +170,35 @@ func (i *invariants) uploads() error {
 			}
 			return nil
 		}
+		if owner := upload.GetOwner(); owner != "" {
+			i.uploadsByOwner[owner]++
+			i.expect(bucketUploadsByOwner, keyOf(owner))
+		}
 		return i.owned(upload.GetExtentIds(), upload.GetSize(), func(e *proto.ExtentRecord) bool {
 			return e.GetUploadId() == string(key)
 		})
+	})
+}
+
+func (i *invariants) owners() error {
+	for owner, expected := range i.uploadsByOwner {
+		if count, err := i.uploadsOf(owner); err != nil || count != expected {
+			i.t.Errorf("%s has %d uploads in progress, the counter says %d (%v)", owner, expected, count, err)
+		}
+	}
+	return nil
+}
+
+func (i *invariants) accounts() error {
+	return i.scan(bucketAccounts, span{}, func(key, value []byte) error {
+		var account proto.Account
+		if err := decode(bucketAccounts, key, value, &account); err != nil {
+			return err
+		}
+		if err := checkAccount(&account); err != nil || account.GetName() != string(key) || account.GetGeneration() == 0 {
+			i.t.Errorf("account %q: %v (%v)", key, &account, err)
+		}
+		return nil
 	})
 }
 

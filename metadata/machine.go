@@ -54,6 +54,7 @@ type Machine struct {
 	eraSeen   atomic.Pointer[eraSeen]
 
 	recoveries atomic.Pointer[[]*proto.Recovery]
+	access     access
 	// clusterAuthority is secret.
 	clusterAuthority atomic.Pointer[proto.ClusterAuthority]
 }
@@ -115,6 +116,9 @@ func (m *Machine) publish() error {
 		if err != nil {
 			return err
 		}
+		if err := m.access.publish(v); err != nil {
+			return err
+		}
 		m.settings.Store(settings)
 		m.clusterAuthority.Store(authority)
 		m.recoveries.Store(&recoveries)
@@ -159,7 +163,7 @@ func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error)
 
 // applySome carries out entries in one transaction, and returns how many.
 func (m *Machine) applySome(entries []consensus.Entry, results [][]byte) (applied int, err error) {
-	c := &change{at: *m.at.Load()}
+	c := &change{at: *m.at.Load(), policy: m.access.policy.Load()}
 	err = guard(func() error {
 		return m.db.Update(func(tx *bolt.Tx) error {
 			c.tx = tx

@@ -76,6 +76,7 @@ func (h *history) node(i int) string          { return fmt.Sprintf("node-%d", i)
 func (h *history) repository() string         { return fmt.Sprintf("repository-%d", h.rand.IntN(2)) }
 func (h *history) upload() string             { return fmt.Sprintf("upload-%d", h.rand.IntN(4)) }
 func (h *history) tag() string                { return fmt.Sprintf("tag-%d", h.rand.IntN(5)) }
+func (h *history) owner() string              { return []string{"", "user:a", "robot:b"}[h.rand.IntN(3)] }
 func (h *history) content(kind string) string { return fmt.Sprintf("%s-%d", kind, h.rand.IntN(4)) }
 
 // extent returns an extent with another id each time.
@@ -105,9 +106,13 @@ func (h *history) uploadSize(id string) uint64 {
 }
 
 func (h *history) command() *proto.Command {
-	switch h.rand.IntN(12) {
+	switch h.rand.IntN(13) {
+	case 12:
+		return h.accessCommand()
 	case 0:
-		return &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{Id: h.upload(), Repository: h.repository()}}}
+		return &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{
+			Id: h.upload(), Repository: h.repository(), Owner: h.owner(), OwnerLimit: uint32(h.rand.IntN(3)),
+		}}}
 	case 1, 2:
 		id := h.upload()
 		return &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: &proto.ExtendUpload{
@@ -215,6 +220,42 @@ func (h *history) rareCommand() *proto.Command {
 	default:
 		index, hash := h.machine.Checkpoint()
 		return &proto.Command{Body: &proto.Command_Checkpoint{Checkpoint: &proto.Checkpoint{PreviousIndex: index, PreviousHash: hash}}}
+	}
+}
+
+// accessCommand changes who may do what.
+func (h *history) accessCommand() *proto.Command {
+	name := fmt.Sprintf("account-%d", h.rand.IntN(2))
+	account := &proto.Account{Name: name, Kind: proto.AccountKind_ACCOUNT_KIND_USER, Groups: []string{h.tag()}}
+	if h.rand.IntN(2) == 0 {
+		account.Disabled, account.PasswordHash = true, []byte(h.tag())
+	}
+	switch h.rand.IntN(5) {
+	case 0:
+		return &proto.Command{Body: &proto.Command_PutAccount{PutAccount: &proto.PutAccount{Account: account}}}
+	case 1:
+		previous := &proto.Account{}
+		err := h.machine.view(func(v view) error {
+			_, err := v.record(bucketAccounts, keyOf(name), previous)
+			return err
+		})
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		return &proto.Command{Body: &proto.Command_PutAccount{PutAccount: &proto.PutAccount{Account: account, Previous: previous}}}
+	case 2:
+		return &proto.Command{Body: &proto.Command_DeleteAccount{DeleteAccount: &proto.DeleteAccount{Name: name}}}
+	case 3:
+		return &proto.Command{Body: &proto.Command_PutTokenKey{PutTokenKey: &proto.PutTokenKey{Key: &proto.TokenKey{
+			Id: uint32(h.rand.IntN(6)), Seed: bytes.Repeat([]byte{1}, 32),
+		}}}}
+	default:
+		return &proto.Command{Body: &proto.Command_PutPolicy{PutPolicy: &proto.PutPolicy{
+			PreviousRevision: h.machine.access.policy.Load().Revision(),
+			Policy: &proto.Policy{Immutable: []*proto.ImmutableTags{{
+				Repositories: []string{h.repository()}, Tags: []string{h.tag()},
+			}}},
+		}}}
 	}
 }
 

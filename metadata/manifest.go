@@ -25,6 +25,9 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	if err := c.checkPut(command); err != nil {
 		return err
 	}
+	if err := c.checkMoves(repository, command.GetTags(), manifest.GetDigest()); err != nil {
+		return err
+	}
 	if err := c.checkReferences(command); err != nil {
 		return err
 	}
@@ -222,6 +225,9 @@ func (c *change) deleteManifest(command *proto.DeleteManifest) error {
 	if !found {
 		return refuse(proto.Refusal_REFUSAL_MANIFEST_UNKNOWN, "%s in repository %q", digest, repository)
 	}
+	if err := c.checkTagsStay(repository, digest); err != nil {
+		return err
+	}
 	return c.dropManifest(repository, &manifest)
 }
 
@@ -393,7 +399,7 @@ func (s *Store) Referrers(ctx context.Context, repository, subject, after string
 
 // PutManifest stores a manifest and points tags at it. Its config and layers
 // must be linked in the repository, and the manifests that it lists must be there
-// if put wants that. Errors: ErrPrecondition, ErrReferenceUnknown,
+// if put wants that. Errors: ErrPrecondition, ErrTagImmutable, ErrReferenceUnknown,
 // ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}})
@@ -402,8 +408,9 @@ func (s *Store) PutManifest(ctx context.Context, put *proto.PutManifest) error {
 
 // DeleteManifest deletes a manifest with all tags that point at it, if the
 // precondition holds of the manifest; nil for none. One with very many tags loses
-// them some at a time, before it goes itself. Errors: ErrPrecondition,
-// ErrRepositoryUnknown, ErrManifestUnknown, ErrUnavailable, ErrOutcomeUnknown.
+// them some at a time, before it goes itself; one with a tag that the policy keeps stays
+// with all of them. Errors: ErrPrecondition, ErrTagImmutable, ErrRepositoryUnknown,
+// ErrManifestUnknown, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) DeleteManifest(ctx context.Context, repository, digest string, wanted *proto.Precondition) error {
 	for {
 		many := false

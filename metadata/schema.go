@@ -72,6 +72,9 @@ const (
 	bucketRequestOrder       bucket = "request-order"        // log index, 8 bytes
 	bucketSigningKeys        bucket = "signing-keys"         // id, 4 bytes
 	bucketJoinTokens         bucket = "join-tokens"          // token id
+	bucketAccounts           bucket = "accounts"             // name
+	bucketTokenKeys          bucket = "token-keys"           // id, 4 bytes
+	bucketUploadsByOwner     bucket = "uploads-by-owner"     // owner
 )
 
 // stateBuckets are the buckets that are the same on every node.
@@ -82,7 +85,7 @@ func stateBuckets() []bucket {
 		bucketExtents, bucketDegraded, bucketShardsByNode, bucketUploads, bucketUploadsByTime,
 		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
 		bucketBlobReferences, bucketManifestParents, bucketManifestAges, bucketUntagged, bucketSigningKeys,
-		bucketShardUsage, bucketJoinTokens,
+		bucketShardUsage, bucketJoinTokens, bucketAccounts, bucketTokenKeys, bucketUploadsByOwner,
 	}
 }
 
@@ -98,6 +101,7 @@ const (
 
 	keyRecoveries = "recoveries" // in bucketCluster
 	keyAuthority  = "authority"  // in bucketCluster
+	keyPolicy     = "policy"     // in bucketCluster
 
 	keyRegistryCertificate = "registry-certificate" // in bucketCluster
 )

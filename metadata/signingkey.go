@@ -76,12 +76,6 @@ func (s *Store) SigningKeys() (keys []*proto.SigningKey, err error) {
 	return keys, err
 }
 
-// CatchUp returns once this node has everything that was acknowledged on any node
-// before the call. Error: ErrUnavailable.
-func (s *Store) CatchUp(ctx context.Context) error {
-	return s.read(ctx, func(view) error { return nil })
-}
-
 // renewSigningKey makes a signing key if there is none, or the newest is old.
 func (s *Store) renewSigningKey(ctx context.Context) error {
 	keys, err := s.SigningKeys()

@@ -94,9 +94,9 @@ func NewStore(m *Machine, log Log, cfg StoreConfig) *Store {
 // read runs the function on a state that has everything acknowledged before the
 // call, on any node.
 func (s *Store) read(ctx context.Context, read func(view) error) error {
-	bounded, cancel := context.WithTimeout(ctx, s.cfg.ReadTimeout)
+	bounded, cancel := boundedWait(ctx, s.cfg.ReadTimeout)
 	defer cancel()
-	if err := s.log.ReadIndex(bounded); err != nil {
+	if err := s.readIndex(bounded); err != nil {
 		return unavailable(ctx, err)
 	}
 	return s.machine.view(read)
@@ -106,9 +106,9 @@ func (s *Store) read(ctx context.Context, read func(view) error) error {
 // the read index is long in coming, the local state may say that it is there;
 // that it is not there takes the read index.
 func (s *Store) readContent(ctx context.Context, read func(view) error) error {
-	short, cancel := context.WithTimeout(ctx, s.cfg.LocalReadAfter)
+	short, cancel := boundedWait(ctx, s.cfg.LocalReadAfter)
 	defer cancel()
-	indexErr := s.log.ReadIndex(short)
+	indexErr := s.readIndex(short)
 	err := s.machine.view(read)
 	switch {
 	case indexErr == nil:

@@ -344,7 +344,7 @@ func TestUploadThroughTheStore(t *testing.T) {
 	s, log := openStore(t, StoreConfig{})
 	ctx := t.Context()
 	joinNodes(t, s, "n1", "n2")
-	upload, err := s.CreateUpload(ctx, "app")
+	upload, err := s.CreateUpload(ctx, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,9 @@ func (c *change) deleteTag(command *proto.DeleteTag) error {
 	if !found {
 		return refuse(proto.Refusal_REFUSAL_TAG_UNKNOWN, "tag %q in repository %q", command.GetTag(), command.GetRepository())
 	}
+	if c.policy.Immutable(command.GetRepository(), command.GetTag()) {
+		return refuseImmutable(command.GetRepository(), command.GetTag())
+	}
 	if err := c.remove(bucketTagsByManifest, keyOf(command.GetRepository(), tag.GetDigest(), command.GetTag())); err != nil {
 		return err
 	}
@@ -62,6 +65,9 @@ func (c *change) deleteManyTags(command *proto.DeleteTagsOf) error {
 		return err
 	}
 	if err := c.checkManifestItself(command.GetPrecondition(), repository, digest); err != nil {
+		return err
+	}
+	if err := c.checkTagsStay(repository, digest); err != nil {
 		return err
 	}
 	deleted, err := c.deleteTagsOf(repository, digest, int(command.GetLimit()))
@@ -106,8 +112,8 @@ func (s *Store) Tags(ctx context.Context, repository, after string, limit int) (
 }
 
 // DeleteTag deletes a tag and leaves its manifest, if the precondition holds of
-// the tag; nil for none. Errors: ErrPrecondition, ErrRepositoryUnknown,
-// ErrTagUnknown, ErrUnavailable, ErrOutcomeUnknown.
+// the tag; nil for none. Errors: ErrPrecondition, ErrTagImmutable,
+// ErrRepositoryUnknown, ErrTagUnknown, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) DeleteTag(ctx context.Context, repository, tag string, wanted *proto.Precondition) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_DeleteTag{DeleteTag: &proto.DeleteTag{
 		Repository: repository, Tag: tag, Precondition: wanted,

@@ -20,7 +20,10 @@ func (c *change) createUpload(command *proto.CreateUpload) error {
 	if exists {
 		return invalid("upload %s exists", command.GetId())
 	}
-	record := &proto.UploadRecord{Repository: command.GetRepository(), CreatedUnixMs: c.now}
+	if err := c.addUploadOf(command.GetOwner(), command.GetOwnerLimit()); err != nil {
+		return err
+	}
+	record := &proto.UploadRecord{Repository: command.GetRepository(), CreatedUnixMs: c.now, Owner: command.GetOwner()}
 	return c.putUpload(command.GetId(), nil, record)
 }
 
@@ -78,17 +81,22 @@ func (c *change) extendUpload(command *proto.ExtendUpload) error {
 		HashStates:    command.GetHashStates(),
 		ExtentIds:     append(record.GetExtentIds(), idsOf(command.GetExtents())...),
 		CreatedUnixMs: record.GetCreatedUnixMs(),
+		Owner:         record.GetOwner(),
 	})
 }
 
 // finishUpload leaves a marker in the upload's place, so that a commit repeated
 // after a lost answer gets the same answer.
 func (c *change) finishUpload(id string, record *proto.UploadRecord, digest string) error {
+	if err := c.takeUploadOf(record.GetOwner()); err != nil {
+		return err
+	}
 	return c.putUpload(id, record, &proto.UploadRecord{
 		Repository:     record.GetRepository(),
 		Size:           record.GetSize(),
 		CreatedUnixMs:  record.GetCreatedUnixMs(),
 		FinishedDigest: digest,
+		Owner:          record.GetOwner(),
 	})
 }
 
@@ -119,6 +127,11 @@ func (c *change) putUpload(id string, old, record *proto.UploadRecord) error {
 
 // dropUpload forgets an upload and the extents that are still its own.
 func (c *change) dropUpload(id string, record *proto.UploadRecord) error {
+	if record.GetFinishedDigest() == "" {
+		if err := c.takeUploadOf(record.GetOwner()); err != nil {
+			return err
+		}
+	}
 	if err := c.dropExtents(record.GetExtentIds()); err != nil {
 		return err
 	}
@@ -143,15 +156,17 @@ func uploadTimeKey(id string, record *proto.UploadRecord) []byte {
 	return append([]byte(part), timeKey(record.GetUpdatedUnixMs(), id)...)
 }
 
-// CreateUpload begins an upload to the repository, which need not exist. Errors:
-// ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) CreateUpload(ctx context.Context, repository string) (*proto.Upload, error) {
+// CreateUpload begins an upload to the repository, which need not exist. The owner is
+// who begins it, "user:NAME" for example, and empty where nobody logs in; one who has
+// ownerLimit uploads in progress gets no more, 0 for no limit. Errors:
+// ErrTooManyUploads, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+func (s *Store) CreateUpload(ctx context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error) {
 	id, err := uuid.NewRandom()
 	if err != nil {
 		return nil, fmt.Errorf("create upload: %w", err)
 	}
 	command := &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{
-		Id: id.String(), Repository: repository,
+		Id: id.String(), Repository: repository, Owner: owner, OwnerLimit: uint32(ownerLimit),
 	}}}
 	if _, err := s.propose(ctx, command); err != nil {
 		return nil, err
@@ -161,6 +176,7 @@ func (s *Store) CreateUpload(ctx context.Context, repository string) (*proto.Upl
 		Repository:    repository,
 		CreatedUnixMs: command.GetTimeUnixMs(),
 		UpdatedUnixMs: command.GetTimeUnixMs(),
+		Owner:         owner,
 	}, nil
 }
 
@@ -189,6 +205,7 @@ func (s *Store) Upload(ctx context.Context, repository, id string) (upload *prot
 			CreatedUnixMs:  record.GetCreatedUnixMs(),
 			UpdatedUnixMs:  record.GetUpdatedUnixMs(),
 			FinishedDigest: record.GetFinishedDigest(),
+			Owner:          record.GetOwner(),
 		}
 		return nil
 	})

@@ -865,8 +865,10 @@ type Upload struct {
 	// A finished upload is kept for a while, so that a PUT repeated after a lost
 	// reply gets the same answer.
 	FinishedDigest string `protobuf:"bytes,8,opt,name=finished_digest,json=finishedDigest,proto3" json:"finished_digest,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Who began it, as in CreateUpload.
+	Owner         string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Upload) Reset() {
@@ -951,6 +953,13 @@ func (x *Upload) GetUpdatedUnixMs() int64 {
 func (x *Upload) GetFinishedDigest() string {
 	if x != nil {
 		return x.FinishedDigest
+	}
+	return ""
+}
+
+func (x *Upload) GetOwner() string {
+	if x != nil {
+		return x.Owner
 	}
 	return ""
 }
@@ -1738,8 +1747,9 @@ type Account struct {
 	// Secrets that count, in the order in which they were made: several at a time, so
 	// that one can follow another without a gap.
 	Secrets []*AccountSecret `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// One more with every change that is to end what was logged in before: a token
-	// of an earlier generation is void.
+	// Another one, and a larger one, with every change that is to end what was logged in
+	// before: a token of another generation is void. An account that takes the name of a
+	// deleted one has a larger one, too.
 	Generation uint64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
 	// For people.
 	Description   string `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
@@ -2690,7 +2700,7 @@ const file_records_proto_rawDesc = "" +
 	"\x14unreferenced_unix_ms\x18\x02 \x01(\x03R\x12unreferencedUnixMs\"?\n" +
 	"\tHashState\x12\x1c\n" +
 	"\talgorithm\x18\x01 \x01(\tR\talgorithm\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\fR\x05state\"\xa7\x02\n" +
+	"\x05state\x18\x02 \x01(\fR\x05state\"\xbd\x02\n" +
 	"\x06Upload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -2702,7 +2712,8 @@ const file_records_proto_rawDesc = "" +
 	"\aextents\x18\x05 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12&\n" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\a \x01(\x03R\rupdatedUnixMs\x12'\n" +
-	"\x0ffinished_digest\x18\b \x01(\tR\x0efinishedDigest\"\xa6\x02\n" +
+	"\x0ffinished_digest\x18\b \x01(\tR\x0efinishedDigest\x12\x14\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"\xa6\x02\n" +
 	"\fUploadRecord\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
