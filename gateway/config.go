@@ -55,6 +55,11 @@ type Config struct {
 	// TrustedProxies are the networks of proxies whose Forwarded and X-Forwarded
 	// headers count.
 	TrustedProxies []netip.Prefix
+	// UploadsPerAccount is how many uploads one account may have in progress; 0 for no
+	// bound.
+	UploadsPerAccount int
+	// Auth is how clients log in. Nil lets everybody do everything.
+	Auth *AuthConfig
 }
 
 // MaxManifestBytes is how large a manifest may be. Clients refuse larger ones

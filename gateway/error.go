@@ -32,6 +32,14 @@ var (
 	errBodySlow            = errors.New("client stopped sending")
 	errBodyBroken          = errors.New("request body broke off")
 	errSignature           = errors.New("invalid signature")
+	errUnauthenticated     = errors.New("not logged in")
+	errInsufficientScope   = errors.New("token does not allow this")
+	errDenied              = errors.New("no right to do this")
+	errLoginThrottled      = errors.New("too many failed logins")
+	errLoginsBusy          = errors.New("too many logins at once")
+	errIssuerUnavailable   = errors.New("issuer of the token can't be asked")
+	errTokenRequest        = errors.New("malformed token request")
+	errHostInvalid         = errors.New("invalid host")
 	errPanic               = errors.New("panic")
 )
 
@@ -54,6 +62,7 @@ const (
 	codeSizeInvalid         = "SIZE_INVALID"
 	codeTagInvalid          = "TAG_INVALID"
 	codeTooManyRequests     = "TOOMANYREQUESTS"
+	codeUnauthorized        = "UNAUTHORIZED"
 	codeUnavailable         = "UNAVAILABLE"
 	codeUnknown             = "UNKNOWN"
 	codeUnsupported         = "UNSUPPORTED"
@@ -104,6 +113,15 @@ var replies = []reply{
 	// Not 401, which makes clients look for credentials; lazy pullers ask the first
 	// node again on 403 only.
 	{err: errSignature, status: http.StatusForbidden, code: codeDenied, message: "the signature is not valid"},
+	{err: errUnauthenticated, status: http.StatusUnauthorized, code: codeUnauthorized, message: "authentication required"},
+	{err: errInsufficientScope, status: http.StatusUnauthorized, code: codeUnauthorized, message: "the token does not allow this, ask for another one"},
+	{err: errDenied, status: http.StatusForbidden, code: codeDenied, message: "you have no right to do this"},
+	{err: errLoginThrottled, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many logins have failed", retryAfter: retrySoon},
+	{err: errLoginsBusy, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too many logins at once", retryAfter: retrySoon},
+	{err: errIssuerUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the token's issuer can't be asked for its keys now", retryAfter: retryElection},
+	{err: errNoTokenKey, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no key for tokens yet", retryAfter: retrySoon},
+	{err: errTokenRequest, status: http.StatusBadRequest, code: codeUnsupported, message: "malformed token request"},
+	{err: errHostInvalid, status: http.StatusBadRequest, code: codeUnsupported, message: "invalid host"},
 	{err: errPanic, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 
 	{err: metadata.ErrRepositoryUnknown, status: http.StatusNotFound, code: codeNameUnknown, message: "repository unknown"},
@@ -248,6 +266,9 @@ func (x *exchange) replyError(err error) error {
 	header := x.w.Header()
 	for _, name := range representationHeaders {
 		header.Del(name)
+	}
+	if row.status == http.StatusUnauthorized {
+		header.Set("Cache-Control", "no-store")
 	}
 	var told *refusal
 	if errors.As(err, &told) && told.retryAfter > 0 {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/atollregistry/atoll/metadata"
 )
 
 // exchange is one request with its reply.
@@ -27,6 +29,16 @@ type exchange struct {
 	methodLabel string
 	// upload is the id of an upload that the request began, for the log.
 	upload string
+	// who asks; anonymous where nobody logs in.
+	who identity
+	// certified is the name in a verified certificate of the client's; empty for none.
+	certified string
+	// login is the name in Basic credentials, right or wrong, for the log. fresh says
+	// that a password was found right, tokenSent that there was a token.
+	login            string
+	fresh, tokenSent bool
+	// stale says whether who asks was looked up without a quorum.
+	stale *metadata.Stale
 	// redirected is why a GET of a blob was redirected or not, for the log.
 	redirected decision
 }
@@ -35,7 +47,13 @@ type exchange struct {
 func (g *gateway) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
 	control := http.NewResponseController(w)
 	query, _ := url.ParseQuery(r.URL.RawQuery)
+	certified, ok := clientCertificateName(r)
+	if !ok || isTrusted(peerOf(r), g.cfg.TrustedProxies) {
+		certified = "" // Or it is the proxy's.
+	}
 	return &exchange{
+		certified: certified,
+
 		route: splitPath(r.URL.Path),
 		r:     r,
 		w:     &response{ResponseWriter: w, control: control, now: g.now, idle: g.cfg.IdleTimeout},
@@ -44,6 +62,7 @@ func (g *gateway) newExchange(w http.ResponseWriter, r *http.Request) *exchange 
 		id:    requestID(r),
 
 		origin: originOf(r, g.cfg.TrustedProxies),
+		stale:  &metadata.Stale{},
 
 		methodLabel: "other",
 	}

@@ -145,6 +145,8 @@ type gateway struct {
 	// buffers are copyBytes long, for sending blobs.
 	buffers sync.Pool
 	now     func() time.Time
+	// auth finds out who asks; nil if nobody logs in.
+	auth *auth
 }
 
 // copyBytes is how much of a blob is sent at a time. One buffer is held by each
@@ -176,6 +178,10 @@ func New(cfg Config, metadata Metadata, blobs Blobs) http.Handler {
 			http.MethodGet: g.getManifest, http.MethodHead: g.getManifest,
 			http.MethodPut: g.putManifest, http.MethodDelete: g.deleteManifest,
 		},
+	}
+	if cfg.Auth != nil {
+		g.auth = newAuth(*cfg.Auth, g.metrics, func() time.Time { return g.now() })
+		g.handlers[opToken] = map[string]handler{http.MethodGet: g.getToken, http.MethodPost: g.postToken}
 	}
 	return g
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/atollregistry/atoll/metadata"
+	"github.com/atollregistry/atoll/metadata/policy"
 )
 
 // Entries of a page of tags or repositories: when the client does not say, and at
@@ -95,7 +96,7 @@ func (g *gateway) listRepositories(ctx context.Context, x *exchange) error {
 		return err
 	}
 	watched, stale := metadata.WatchStale(ctx)
-	repositories, more, err := g.metadata.Repositories(watched, p.after, p.limit())
+	repositories, more, err := g.readableRepositories(watched, x, p)
 	if err != nil {
 		return fmt.Errorf("list repositories: %w", err)
 	}
@@ -109,4 +110,37 @@ func (g *gateway) listRepositories(ctx context.Context, x *exchange) error {
 	return x.replyJSON(http.StatusOK, "application/json", struct {
 		Repositories []string `json:"repositories"`
 	}{repositories})
+}
+
+// readableRepositories returns the page's repositories that may be read, and whether
+// there are more of them. Others are passed over, without a trace in the reply: not
+// even that there are some.
+func (g *gateway) readableRepositories(ctx context.Context, x *exchange, p page) (readable []string, more bool, err error) {
+	if g.auth == nil {
+		return g.metadata.Repositories(ctx, p.after, p.limit())
+	}
+	current := g.auth.Accounts.LocalPolicy()
+	if !current.AnyRight(x.who.subject) {
+		return nil, false, nil
+	}
+	for after, left := p.after, true; left; {
+		var names []string
+		if names, left, err = g.metadata.Repositories(ctx, after, maxPageEntries); err != nil {
+			return nil, false, err
+		}
+		for _, name := range names {
+			switch {
+			case !current.Rights(x.who.subject, name).Has(policy.Pull):
+			case len(readable) == p.limit():
+				return readable, true, nil
+			default:
+				readable = append(readable, name)
+			}
+		}
+		if len(names) == 0 {
+			break
+		}
+		after = names[len(names)-1]
+	}
+	return readable, false, nil
 }

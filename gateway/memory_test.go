@@ -216,12 +216,21 @@ func sumSizes(extents []*proto.Extent) (size uint64) {
 	return size
 }
 
-func (m *memoryMetadata) CreateUpload(_ context.Context, repository, owner string, _ int) (*proto.Upload, error) {
+func (m *memoryMetadata) CreateUpload(_ context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error) {
 	unlock, err := m.enter("CreateUpload")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	open := 0
+	for _, upload := range m.uploads {
+		if upload.Owner == owner && upload.FinishedDigest == "" {
+			open++
+		}
+	}
+	if ownerLimit > 0 && open >= ownerLimit {
+		return nil, metadata.ErrTooManyUploads
+	}
 	m.created++
 	upload := &proto.Upload{Id: fmt.Sprintf("upload-%d", m.created), Repository: repository, Owner: owner}
 	m.uploads[upload.Id] = upload
@@ -230,7 +239,7 @@ func (m *memoryMetadata) CreateUpload(_ context.Context, repository, owner strin
 
 func copyUpload(u *proto.Upload) *proto.Upload {
 	return &proto.Upload{
-		Id: u.Id, Repository: u.Repository, Size: u.Size, FinishedDigest: u.FinishedDigest,
+		Id: u.Id, Repository: u.Repository, Size: u.Size, FinishedDigest: u.FinishedDigest, Owner: u.Owner,
 		Extents: slices.Clone(u.Extents), HashStates: slices.Clone(u.HashStates),
 	}
 }

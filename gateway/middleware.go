@@ -97,6 +97,10 @@ func (g *gateway) dispatch(ctx context.Context, x *exchange) error {
 	if err := x.check(x.r.Method); err != nil {
 		return err
 	}
+	ctx, err := g.authorize(ctx, x)
+	if err != nil {
+		return err
+	}
 	return handle(ctx, x)
 }
 

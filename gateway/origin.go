@@ -39,9 +39,7 @@ func originOf(r *http.Request, trusted []netip.Prefix) origin {
 	if r.TLS != nil {
 		o.scheme = "https"
 	}
-	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		o.client = peer.Addr().Unmap()
-	}
+	o.client = peerOf(r)
 	if !isTrusted(o.client, trusted) {
 		return o
 	}
@@ -64,6 +62,15 @@ func originOf(r *http.Request, trusted []netip.Prefix) origin {
 		}
 	}
 	return o
+}
+
+// peerOf is the address at the other end of the connection; not valid if it has none.
+func peerOf(r *http.Request) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return peer.Addr().Unmap()
 }
 
 // hop is what one proxy wrote about who called it, and by which URL.

@@ -16,6 +16,8 @@ import (
 // but not recorded yet.
 type push struct {
 	repository string
+	// owner is whom an upload belongs to that is begun on the way.
+	owner string
 	// uploadID is empty until there is a record to extend.
 	uploadID string
 	// restartable is the upload of a client that sends everything in its last step.
@@ -32,9 +34,10 @@ type push struct {
 }
 
 // resumePush takes up an upload where its record says it is.
-func resumePush(repository string, upload *proto.Upload) *push {
+func (g *gateway) resumePush(x *exchange, upload *proto.Upload) *push {
 	return &push{
-		repository: repository,
+		repository: x.repository,
+		owner:      g.owner(x),
 		uploadID:   upload.GetId(),
 		progress:   blobstore.Progress{UploadID: upload.GetId(), Size: upload.GetSize(), Hashes: upload.GetHashStates()},
 		recorded:   slices.Clip(upload.GetExtents()),
@@ -93,7 +96,7 @@ func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
 // extended.
 func (g *gateway) record(ctx context.Context, p *push, expectedSize uint64, extents []*proto.Extent, hashes []*proto.HashState) error {
 	if p.uploadID == "" || p.restartable {
-		upload, err := g.metadata.CreateUpload(ctx, p.repository, "", 0)
+		upload, err := g.metadata.CreateUpload(ctx, p.repository, p.owner, 0)
 		if err != nil {
 			return fmt.Errorf("start upload: %w", err)
 		}

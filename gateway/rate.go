@@ -60,12 +60,7 @@ func (q *requestRate) take(client netip.Addr, now time.Time) error {
 }
 
 func (q *requestRate) bucket(client netip.Addr) *rate.Limiter {
-	client = client.Unmap().WithZone("")
-	bits := client.BitLen()
-	if client.Is6() {
-		bits = ipv6ClientBits
-	}
-	key := netip.PrefixFrom(client, bits).Masked()
+	key := clientPrefix(client)
 	if bucket, found := q.clients.Get(key); found {
 		return bucket
 	}
@@ -74,6 +69,16 @@ func (q *requestRate) bucket(client netip.Addr) *rate.Limiter {
 		return before // Another request of the client was faster.
 	}
 	return bucket
+}
+
+// clientPrefix is what is taken for one client.
+func clientPrefix(client netip.Addr) netip.Prefix {
+	client = client.Unmap().WithZone("")
+	bits := client.BitLen()
+	if client.Is6() {
+		bits = ipv6ClientBits
+	}
+	return netip.PrefixFrom(client, bits).Masked()
 }
 
 // checkRate refuses a request of a client that sends too many. Only what costs the

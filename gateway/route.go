@@ -22,6 +22,7 @@ const (
 	opUploads // where uploads start
 	opUpload  // one upload
 	opManifest
+	opToken // where tokens are had
 )
 
 // String returns the operation's name in logs and metrics.
@@ -43,6 +44,8 @@ func (o operation) String() string {
 		return "upload"
 	case opManifest:
 		return "manifest"
+	case opToken:
+		return "token"
 	default:
 		return "unknown"
 	}
@@ -51,7 +54,7 @@ func (o operation) String() string {
 // route is a request's path, taken apart.
 type route struct {
 	operation operation
-	// repository is set for all operations but base and catalog.
+	// repository is set for all operations but base, catalog and token.
 	repository string
 	// reference is the path's last element: the digest of a blob or a subject, the
 	// id of an upload, a manifest's tag or digest.
@@ -69,6 +72,9 @@ func splitPath(path string) route {
 	rest, found := strings.CutPrefix(path, "/v2/")
 	if path == "/v2" || (found && rest == "") {
 		return route{operation: opBase}
+	}
+	if path == tokenPath {
+		return route{operation: opToken}
 	}
 	if rest == "_catalog" && found {
 		return route{operation: opCatalog}
@@ -119,7 +125,7 @@ func validRepository(name string) bool {
 
 // check says whether the parts of the path are what they should be.
 func (r route) check(method string) error {
-	if r.operation == opBase || r.operation == opCatalog {
+	if r.operation == opBase || r.operation == opCatalog || r.operation == opToken {
 		return nil
 	}
 	if !validRepository(r.repository) {

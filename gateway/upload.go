@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/atollregistry/atoll/metadata"
@@ -29,7 +30,7 @@ func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
 	if x.query.Get("digest") != "" {
 		return g.pushWhole(ctx, x)
 	}
-	upload, err := g.metadata.CreateUpload(ctx, x.repository, "", 0)
+	upload, err := g.metadata.CreateUpload(ctx, x.repository, g.owner(x), g.cfg.UploadsPerAccount)
 	if err != nil {
 		return fmt.Errorf("start upload: %w", err)
 	}
@@ -44,7 +45,8 @@ func (g *gateway) mountBlob(ctx context.Context, x *exchange, digest string) (mo
 	if checkDigest(digest) != nil {
 		return false, nil
 	}
-	if from := x.query.Get("from"); validRepository(from) {
+	// What may not be read is as good as missing.
+	if from := x.query.Get("from"); validRepository(from) && g.mayPull(x, from) {
 		err := g.metadata.MountBlob(ctx, x.repository, from, digest)
 		if err == nil {
 			return true, nil
@@ -66,19 +68,24 @@ func (g *gateway) mountBlob(ctx context.Context, x *exchange, digest string) (mo
 	return g.mountAny(ctx, x, digest)
 }
 
-// mountAny links a blob of any repository. Nobody logs in yet, so that who may
-// push here may read there.
+// maxMountSources is how many repositories are looked at for one that a blob may be
+// mounted from. A base image can be in thousands; then the client pushes it again,
+// and nothing is stored twice.
+const maxMountSources = 1000
+
+// mountAny links a blob of any repository that may be read.
 func (g *gateway) mountAny(ctx context.Context, x *exchange, digest string) (mounted bool, err error) {
-	repositories, _, err := g.metadata.BlobRepositories(ctx, digest, "", 1)
+	repositories, _, err := g.metadata.BlobRepositories(ctx, digest, "", maxMountSources)
 	if err != nil {
 		return false, fmt.Errorf("look up repositories of blob %s: %w", digest, err)
 	}
-	if len(repositories) == 0 {
+	i := slices.IndexFunc(repositories, func(from string) bool { return g.mayPull(x, from) })
+	if i < 0 {
 		return false, nil
 	}
-	err = g.metadata.MountBlob(ctx, x.repository, repositories[0], digest)
+	err = g.metadata.MountBlob(ctx, x.repository, repositories[i], digest)
 	if err != nil && !isMissing(err) { // It may have been deleted there since.
-		return false, fmt.Errorf("mount blob %s from %s: %w", digest, repositories[0], err)
+		return false, fmt.Errorf("mount blob %s from %s: %w", digest, repositories[i], err)
 	}
 	return err == nil, nil
 }
@@ -97,11 +104,24 @@ func (g *gateway) uploadStatus(ctx context.Context, x *exchange) error {
 	return x.reply(http.StatusNoContent)
 }
 
-// openUpload finds an upload that is still in progress.
-func (g *gateway) openUpload(ctx context.Context, x *exchange) (*proto.Upload, error) {
+// findUpload finds an upload, finished or not. It belongs to whoever began it: for
+// others there is none.
+func (g *gateway) findUpload(ctx context.Context, x *exchange) (*proto.Upload, error) {
 	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
 	if err != nil {
 		return nil, fmt.Errorf("look up upload %s: %w", x.reference, err)
+	}
+	if g.auth != nil && upload.GetOwner() != g.owner(x) {
+		return nil, fmt.Errorf("look up upload %s, which is somebody else's: %w", x.reference, metadata.ErrUploadUnknown)
+	}
+	return upload, nil
+}
+
+// openUpload finds an upload that is still in progress.
+func (g *gateway) openUpload(ctx context.Context, x *exchange) (*proto.Upload, error) {
+	upload, err := g.findUpload(ctx, x)
+	if err != nil {
+		return nil, err
 	}
 	if upload.GetFinishedDigest() != "" {
 		return nil, fmt.Errorf("look up upload %s: %w", x.reference, metadata.ErrUploadFinished)
@@ -111,6 +131,11 @@ func (g *gateway) openUpload(ctx context.Context, x *exchange) (*proto.Upload, e
 
 // cancelUpload answers DELETE of an upload.
 func (g *gateway) cancelUpload(ctx context.Context, x *exchange) error {
+	if g.auth != nil {
+		if _, err := g.findUpload(ctx, x); err != nil {
+			return err
+		}
+	}
 	if err := g.metadata.CancelUpload(ctx, x.repository, x.reference); err != nil {
 		return fmt.Errorf("cancel upload %s: %w", x.reference, err)
 	}
@@ -127,7 +152,7 @@ func (g *gateway) extendUpload(ctx context.Context, x *exchange) error {
 	if err := x.checkChunk(upload); err != nil {
 		return err
 	}
-	p := resumePush(x.repository, upload)
+	p := g.resumePush(x, upload)
 	if err := g.receive(ctx, x, p); err != nil {
 		return g.explainSize(x, err)
 	}
@@ -190,9 +215,9 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
+	upload, err := g.findUpload(ctx, x)
 	if err != nil {
-		return fmt.Errorf("look up upload %s: %w", x.reference, err)
+		return err
 	}
 	if finished := upload.GetFinishedDigest(); finished != "" {
 		return g.finishAgain(ctx, x, finished == digest)
@@ -200,7 +225,7 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 	if err := x.checkChunk(upload); err != nil {
 		return err
 	}
-	p := resumePush(x.repository, upload)
+	p := g.resumePush(x, upload)
 	p.restartable = upload.GetSize() == 0 && x.r.Header.Get("Content-Range") == ""
 	if err := g.finish(ctx, x, p, digest); err != nil {
 		if p.uploadID != x.reference {
@@ -255,7 +280,7 @@ func (g *gateway) pushWhole(ctx context.Context, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	p := &push{repository: x.repository}
+	p := &push{repository: x.repository, owner: g.owner(x)}
 	if err := g.finish(ctx, x, p, digest); err != nil {
 		g.abandon(ctx, p.repository, p.uploadID)
 		return err
