@@ -5,9 +5,15 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/atollregistry/atoll/gateway/acmetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain looks for goroutines that are left over, those of the certificate authority
+// aside.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(acmetest.Goroutine))
+}
 
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"time"
+
+	"golang.org/x/crypto/acme"
 )
 
-// Certificates has the certificate that clients see. *Certificate, from files, is one.
+// Certificates has the certificate that clients see. *Certificate, from files, and
+// *ACME, from an authority on the network, are such.
 type Certificates interface {
 	// GetCertificate is for tls.Config.
 	GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -30,6 +33,9 @@ func TLSConfig(certificates Certificates, authority *ClientAuthority) *tls.Confi
 		// In the order of preference: see crypto/tls.
 		NextProtos:     []string{"http/1.1", "h2"},
 		GetCertificate: certificates.GetCertificate,
+	}
+	if _, asked := certificates.(*ACME); asked {
+		config.NextProtos = append(config.NextProtos, acme.ALPNProto)
 	}
 	if authority != nil {
 		authority.admit(config)

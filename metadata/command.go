@@ -145,6 +145,18 @@ func (c *change) run(command *proto.Command) error {
 		return c.putSettings(body.PutSettings)
 	case *proto.Command_AdvanceEra:
 		return c.advanceEra(body.AdvanceEra)
+	case *proto.Command_Expire:
+		return c.expire(body.Expire)
+	case *proto.Command_Checkpoint:
+		return c.checkpoint(body.Checkpoint)
+	default:
+		return c.runAccess(command)
+	}
+}
+
+// runAccess is the part of the table that is about who gets in: clients, and nodes.
+func (c *change) runAccess(command *proto.Command) error {
+	switch body := command.GetBody().(type) {
 	case *proto.Command_PutAccount:
 		return c.putAccount(body.PutAccount)
 	case *proto.Command_DeleteAccount:
@@ -163,10 +175,6 @@ func (c *change) run(command *proto.Command) error {
 		return c.deleteJoinToken(body.DeleteJoinToken)
 	case *proto.Command_PutRegistryCertificate:
 		return c.putRegistryCertificate(body.PutRegistryCertificate)
-	case *proto.Command_Expire:
-		return c.expire(body.Expire)
-	case *proto.Command_Checkpoint:
-		return c.checkpoint(body.Checkpoint)
 	default:
 		return fmt.Errorf("%w: %T", ErrUnknownCommand, body)
 	}

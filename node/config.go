@@ -97,18 +97,6 @@ type RegistryConfig struct {
 	TLS RegistryTLSConfig `koanf:"tls"`
 }
 
-// RegistryTLSConfig names the files for TLS with clients, PEM. They may be replaced
-// while the node runs: it looks at them every 10 s.
-type RegistryTLSConfig struct {
-	// Cert is the file with the certificate, and the chain behind it.
-	Cert string `koanf:"cert"`
-	// Key is the file with the certificate's private key.
-	Key string `koanf:"key"`
-	// ClientCA is the file with the authorities whose certificates clients may log in
-	// with. Without it no client is asked for one.
-	ClientCA string `koanf:"client-ca"`
-}
-
 // ClusterConfig is about the port that the nodes use among themselves. It
 // speaks TLS 1.3 with certificates on both sides and nothing else.
 type ClusterConfig struct {
@@ -428,34 +416,6 @@ func (c *RegistryConfig) trustedProxies() (networks []netip.Prefix, err error) {
 		networks = append(networks, network.Masked())
 	}
 	return networks, nil
-}
-
-func (c *RegistryConfig) validateTLS() (faults []error) {
-	switch files := c.TLS.Cert != "" || c.TLS.Key != ""; {
-	case c.PlainHTTP && files:
-		faults = append(faults, errors.New("registry.plain-http: a certificate is given as well: take out one of registry.plain-http and registry.tls"))
-	case !c.PlainHTTP && !files:
-		faults = append(faults, errors.New("registry.tls: no certificate given, and without one everybody on the way can read and change what clients send: "+
-			"set registry.tls.cert and registry.tls.key, or registry.plain-http: true if a balancer takes TLS off or only this machine can reach the port"))
-	}
-	if c.PlainHTTP && c.TLS.ClientCA != "" {
-		faults = append(faults, errors.New("registry.tls.client-ca: clients show certificates in TLS only, and registry.plain-http is set"))
-	}
-	if c.TLS.Cert != "" && c.TLS.Key == "" {
-		faults = append(faults, errors.New("registry.tls.key: no file given for the key of registry.tls.cert"))
-	}
-	if c.TLS.Key != "" && c.TLS.Cert == "" {
-		faults = append(faults, errors.New("registry.tls.cert: no file given for the certificate of registry.tls.key"))
-	}
-	return faults
-}
-
-// scheme is how clients speak to the registry port itself.
-func (c *RegistryConfig) scheme() string {
-	if c.PlainHTTP {
-		return "http"
-	}
-	return "https"
 }
 
 // registryURL is where the registry port is: what the operator says, or else what

@@ -12,6 +12,7 @@ import (
 
 	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/gateway"
 	"github.com/atollregistry/atoll/metadata"
 	atoll "github.com/atollregistry/atoll/proto"
 )
@@ -34,7 +35,9 @@ type leadership struct {
 	replica *consensus.Replica
 	peers   *peers
 	blobs   *blobstore.Store
-	log     zerolog.Logger
+	// acme gets the certificate that clients see; nil if it comes from elsewhere.
+	acme *gateway.ACME
+	log  zerolog.Logger
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
 	// eraLength is how long an era lasts at least, and so how long a writer has at
@@ -49,6 +52,9 @@ func (l *leadership) Run(ctx context.Context) {
 	defer others.Wait()
 	others.Go(func() { l.watchLiveness(ctx) })
 	others.Go(func() { l.blobs.RepairCluster(ctx) })
+	if l.acme != nil {
+		others.Go(func() { l.acme.Keep(ctx) })
+	}
 	others.Go(func() {
 		if err := l.store.Run(ctx); err != nil && ctx.Err() == nil {
 			l.log.Error().Err(err).Msg("expiry of records ended")

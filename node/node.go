@@ -7,7 +7,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -147,6 +146,8 @@ type parts struct {
 	// without.
 	certificates    gateway.Certificates
 	clientAuthority *gateway.ClientAuthority
+	// acme are the certificates if an authority on the network signs them; else nil.
+	acme *gateway.ACME
 
 	closers []func() error // in the order of opening
 }
@@ -340,26 +341,6 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	}
 	p.registry = gateway.NewServer(p.handler, config, logger)
 	return nil
-}
-
-// clientTLS returns how to speak TLS with clients; nil for plain HTTP.
-func (p *parts) clientTLS(logger zerolog.Logger) (*tls.Config, error) {
-	if p.cfg.Registry.PlainHTTP {
-		return nil, nil
-	}
-	files := p.cfg.Registry.TLS
-	certificate, err := gateway.OpenCertificate(files.Cert, files.Key, logger)
-	if err != nil {
-		return nil, err
-	}
-	p.certificates = certificate
-	if files.ClientCA != "" {
-		if p.clientAuthority, err = gateway.OpenClientAuthority(files.ClientCA, logger); err != nil {
-			return nil, err
-		}
-	}
-	p.metrics.MustRegister(newExpiryMetric(p.certificates.NotAfter))
-	return gateway.TLSConfig(p.certificates, p.clientAuthority), nil
 }
 
 // members are the nodes that are not removed.

@@ -108,7 +108,7 @@ func (p *parts) join(ctx, work context.Context) error {
 	p.log.Info().Str("cluster", p.store.ClusterID()).Str("registry", p.listeners.registry.Addr().String()).Msg("node is a member of the cluster")
 
 	duties := &leadership{
-		store: p.store, replica: p.replica, peers: p.peers, blobs: p.blobs,
+		store: p.store, replica: p.replica, peers: p.peers, blobs: p.blobs, acme: p.acme,
 		downAfter: p.cfg.DownAfter, eraLength: p.eraLength, log: p.component("leadership"),
 	}
 	group, work := errgroup.WithContext(work)
