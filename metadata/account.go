@@ -56,7 +56,7 @@ func (c *change) putAccount(command *proto.PutAccount) error {
 	case !found:
 		next.Generation, next.CreatedUnixMs = c.at.logIndex, c.now
 	case next.GetKind() != current.GetKind():
-		return invalid("account %q is a %v and can't become a %v", next.GetName(), current.GetKind(), next.GetKind())
+		return invalid("account %q: users stay users and robots stay robots, make another one", next.GetName())
 	default:
 		next.Generation, next.CreatedUnixMs = current.GetGeneration(), current.GetCreatedUnixMs()
 		if endsLogins(current, next, c.now) {

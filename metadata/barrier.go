@@ -21,16 +21,13 @@ import (
 type barrier struct {
 	// passed is the store whose state has everything, nil as long as there is none.
 	passed atomic.Pointer[Store]
-	// begun is when the first read began to wait, in nanoseconds of startOfTime; 0 for
-	// not yet. All reads share one wait: without a quorum a request of two reads would
-	// else be held up for twice as long.
-	begun atomic.Int64
+	// begun is when the first read began to wait; nil for not yet. All reads share one
+	// wait: without a quorum a request of two reads would else be held up for twice as
+	// long.
+	begun atomic.Pointer[time.Time]
 }
 
 type barrierKey struct{}
-
-// startOfTime has a monotonic clock, which a wait needs.
-var startOfTime = time.Now()
 
 // WithBarrier returns a context under which the first read that asks the cluster
 // speaks for all that follow. It is for one request that only reads.
@@ -45,8 +42,11 @@ func boundedWait(ctx context.Context, timeout time.Duration) (context.Context, c
 	if !has {
 		return context.WithTimeout(ctx, timeout)
 	}
-	b.begun.CompareAndSwap(0, max(1, int64(time.Since(startOfTime))))
-	return context.WithDeadline(ctx, startOfTime.Add(time.Duration(b.begun.Load())+timeout))
+	if b.begun.Load() == nil {
+		now := time.Now()
+		b.begun.CompareAndSwap(nil, &now)
+	}
+	return context.WithDeadline(ctx, b.begun.Load().Add(timeout))
 }
 
 // readIndex returns once the local state has everything that was acknowledged before

@@ -26,18 +26,47 @@ func (c *change) checkMoves(repository string, tags []string, digest string) err
 	return nil
 }
 
-// checkTagsStay refuses to delete a manifest, or its tags one after the other, if one
-// of them stays. It looks at all of them, however many the command deletes: of a
-// deletion in several commands, none may be carried out that a later one would regret.
-func (c *change) checkTagsStay(repository, digest string) error {
+// checkStays refuses to delete a manifest, or its tags one after the other, if a tag that
+// stays points at it, or at an image index that lists it: of an image that stays, all of
+// it does. It looks at all tags, however many the command deletes: of a deletion in
+// several commands, none may be carried out that a later one would regret.
+func (c *change) checkStays(repository, digest string) error {
 	if !c.policy.AnyImmutable(repository) {
 		return nil
 	}
-	return c.scan(bucketTagsByManifest, span{prefix: keyOf(repository, digest, "")}, func(tag, _ []byte) error {
-		if c.policy.Immutable(repository, string(tag)) {
-			return refuseImmutable(repository, string(tag))
+	seen := map[string]bool{digest: true}
+	for queue := []string{digest}; len(queue) > 0; queue = queue[1:] {
+		err := c.scan(bucketTagsByManifest, span{prefix: keyOf(repository, queue[0], "")}, func(tag, _ []byte) error {
+			if c.policy.Immutable(repository, string(tag)) {
+				return refuseImmutable(repository, string(tag))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
+		err = c.scan(bucketManifestParents, span{prefix: keyOf(repository, queue[0], "")}, func(parent, _ []byte) error {
+			if !seen[string(parent)] {
+				seen[string(parent)] = true
+				queue = append(queue, string(parent))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBlobStays refuses to take a blob out of a repository that is part of an image
+// which stays there.
+func (c *change) checkBlobStays(repository, digest string) error {
+	if !c.policy.AnyImmutable(repository) {
 		return nil
+	}
+	return c.scan(bucketBlobReferences, span{prefix: keyOf(repository, digest, "")}, func(manifest, _ []byte) error {
+		return c.checkStays(repository, string(manifest))
 	})
 }
 

@@ -168,6 +168,9 @@ func (c *change) unlinkBlob(command *proto.UnlinkBlob) error {
 	if err := c.needLink(command.GetRepository(), command.GetDigest(), &link); err != nil {
 		return err
 	}
+	if err := c.checkBlobStays(command.GetRepository(), command.GetDigest()); err != nil {
+		return err
+	}
 	return c.unlink(command.GetRepository(), command.GetDigest(), &link, c.now)
 }
 
@@ -274,8 +277,8 @@ func (s *Store) MountBlob(ctx context.Context, repository, from, digest string) 
 }
 
 // DeleteBlob unlinks a blob from the repository, also if a manifest there refers
-// to it. Errors: ErrRepositoryUnknown, ErrBlobUnknown, ErrUnavailable,
-// ErrOutcomeUnknown.
+// to it, unless that is part of an image whose tag stays. Errors: ErrRepositoryUnknown,
+// ErrBlobUnknown, ErrTagImmutable, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) DeleteBlob(ctx context.Context, repository, digest string) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_UnlinkBlob{UnlinkBlob: &proto.UnlinkBlob{
 		Repository: repository, Digest: digest,

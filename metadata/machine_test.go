@@ -273,6 +273,9 @@ func (h *history) checkSame(t testing.TB, m *Machine) {
 	if actual, expected := *m.at.Load(), *h.machine.at.Load(); actual != expected {
 		t.Errorf("position is %+v, not %+v", actual, expected)
 	}
+	if actual, expected := m.access.policy.Load().Revision(), h.machine.access.policy.Load().Revision(); actual != expected {
+		t.Errorf("policy %d is published, not %d", actual, expected)
+	}
 }
 
 func TestHistoryIsTheSameInAnyBatches(t *testing.T) {

@@ -225,7 +225,7 @@ func (c *change) deleteManifest(command *proto.DeleteManifest) error {
 	if !found {
 		return refuse(proto.Refusal_REFUSAL_MANIFEST_UNKNOWN, "%s in repository %q", digest, repository)
 	}
-	if err := c.checkTagsStay(repository, digest); err != nil {
+	if err := c.checkStays(repository, digest); err != nil {
 		return err
 	}
 	return c.dropManifest(repository, &manifest)

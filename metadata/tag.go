@@ -67,7 +67,7 @@ func (c *change) deleteManyTags(command *proto.DeleteTagsOf) error {
 	if err := c.checkManifestItself(command.GetPrecondition(), repository, digest); err != nil {
 		return err
 	}
-	if err := c.checkTagsStay(repository, digest); err != nil {
+	if err := c.checkStays(repository, digest); err != nil {
 		return err
 	}
 	deleted, err := c.deleteTagsOf(repository, digest, int(command.GetLimit()))
