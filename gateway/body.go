@@ -17,12 +17,14 @@ type body struct {
 	source  io.Reader
 	control *http.ResponseController
 	now     func() time.Time
-	// idle is how long one read may take.
-	idle time.Duration
+	// idle is how long the client may take for minProgress bytes. patience is what is
+	// left of that, progress what has come of these.
+	idle, patience time.Duration
+	progress       int
 	// deadline is when the whole body must have come; zero for never.
 	deadline time.Time
-	// armed is when the connection's read deadline was last moved.
-	armed time.Time
+	// until is the connection's read deadline as it was last set.
+	until time.Time
 	// announced says that exactly expected bytes must still come.
 	announced bool
 	expected  uint64
@@ -35,9 +37,14 @@ type body struct {
 	err      error
 }
 
+// minProgress is how many bytes must come in the time for which a client may be
+// silent, unless there are no more: one that sends a byte now and then would hold its
+// turn for ever, like one that sends none. That is 270 bytes/s by default.
+const minProgress = 16 << 10
+
 func newBody(r *http.Request, control *http.ResponseController, idle time.Duration, now func() time.Time) *body {
 	b := &body{
-		source: r.Body, control: control, idle: idle, now: now, http2: r.ProtoMajor == 2,
+		source: r.Body, control: control, idle: idle, patience: idle, now: now, http2: r.ProtoMajor == 2,
 		awaited: strings.EqualFold(r.Header.Get("Expect"), "100-continue"),
 	}
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
@@ -60,9 +67,11 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	b.awaited = false
-	b.arm()
+	began := b.now()
+	b.arm(began)
 	n, err := b.source.Read(p)
 	b.disarm(err)
+	b.spend(n, began)
 	b.received += uint64(n)
 	if b.announced {
 		if uint64(n) > b.expected {
@@ -93,16 +102,15 @@ func bodyError(err error) error {
 
 // arm moves the connection's read deadline, not on every read but often enough.
 // net/http takes it back when it has seen the end of the body.
-func (b *body) arm() {
-	now := b.now()
-	if !b.armed.IsZero() && now.Sub(b.armed) < b.idle/8 {
-		return
-	}
-	b.armed = now
-	deadline := now.Add(b.idle)
+func (b *body) arm(now time.Time) {
+	deadline := now.Add(b.patience)
 	if !b.deadline.IsZero() && b.deadline.Before(deadline) {
 		deadline = b.deadline
 	}
+	if !b.until.IsZero() && deadline.Sub(b.until).Abs() < b.idle/8 {
+		return
+	}
+	b.until = deadline
 	// A connection without deadlines (in tests) has no silent client either.
 	_ = b.control.SetReadDeadline(deadline)
 }
@@ -113,8 +121,18 @@ func (b *body) arm() {
 func (b *body) disarm(err error) {
 	if b.http2 && err == nil {
 		_ = b.control.SetReadDeadline(time.Time{})
-		b.armed = time.Time{}
+		b.until = time.Time{}
 	}
+}
+
+// spend takes the time that a read has waited off the client's patience, or begins
+// anew. The time between reads is the server's.
+func (b *body) spend(n int, began time.Time) {
+	if b.progress += n; b.progress >= minProgress {
+		b.progress, b.patience = 0, b.idle
+		return
+	}
+	b.patience -= b.now().Sub(began)
 }
 
 // ended says whether the client has sent everything.

@@ -33,8 +33,8 @@ type Config struct {
 	// the repository. By default they may be pushed later, or never: a sparse index is
 	// what a copy of some platforms has.
 	RequireIndexChildren bool
-	// IdleTimeout is how long a client may take to send or to receive anything at
-	// all. A transfer that moves may last for ever. Default 60 s.
+	// IdleTimeout is how long a client may take to send 16 KiB, or what is left, and to
+	// receive 64 KiB. A transfer that moves may last for ever. Default 60 s.
 	IdleTimeout time.Duration
 	// ManifestTimeout is how long a client may take to send a whole manifest,
 	// which is kept in memory meanwhile. Default 60 s.

@@ -38,16 +38,43 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	took := g.now().Sub(start)
 	g.metrics.observe(x, status, took)
 	event := g.logLevel(status, cut)
-	event.Str("request_id", x.id).Str("method", r.Method).Str("path", r.URL.Path).Int("status", status).
-		Str("operation", x.operation.String()).Str("repository", x.repository).Str("reference", x.reference).Str("upload", x.upload).
+	event.Str("request_id", x.id).Str("method", logged(r.Method)).Str("path", logged(r.URL.Path)).Int("status", status).
+		Str("operation", x.operation.String()).Str("repository", logged(x.repository)).Str("reference", logged(x.reference)).Str("upload", x.upload).
 		Uint64("received", x.body.received).Uint64("sent", x.w.written).Dur("took", took).
 		Str("redirect", string(x.redirected)).
-		Str("remote", r.RemoteAddr).Stringer("client", x.origin.client).Str("agent", r.UserAgent()).Err(err).Msg("request")
+		Str("remote", r.RemoteAddr).Stringer("client", x.origin.client).Str("agent", logged(r.UserAgent())).Err(clipError(err)).Msg("request")
 	if cut {
 		// The reply is not complete. Only a broken connection keeps the client from
 		// taking it for one.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// Bounds of what one request can have written into the log: names from outside, and
+// errors, which may quote some of them, and of a panic have the stack.
+const (
+	maxLoggedName  = 512
+	maxLoggedError = 8 << 10
+)
+
+// logged shortens a text from outside for the log, which escapes what is not printable.
+func logged(text string) string {
+	if len(text) <= maxLoggedName {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxLoggedName], "") + "..."
+}
+
+// clipError shortens an error for the log.
+func clipError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if len(text) <= maxLoggedError {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(text[:maxLoggedError], "") + "...")
 }
 
 // logLevel: one line for each request; a warning when a client was told that the

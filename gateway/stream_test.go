@@ -312,14 +312,15 @@ func TestSilentSender(t *testing.T) {
 func TestSlowSenderIsNotSilent(t *testing.T) {
 	r := newRegistry(t, Config{IdleTimeout: 400 * time.Millisecond, ManifestTimeout: time.Second})
 	r.want(http.StatusAccepted, http.MethodPost, "/v2/a/blobs/uploads/", nil)
-	// 10 writes of 100 ms each: far longer than one idle timeout.
+	// 20 writes, one each 100 ms: far longer than one idle timeout.
+	chunk := fmt.Sprintf("%x\r\n%s\r\n", minProgress/2, strings.Repeat("x", minProgress/2))
 	trickle := func(request string) int {
 		conn, reader := r.dial(request)
 		ticker := time.NewTicker(100 * time.Millisecond)
 		defer ticker.Stop()
 		for range 20 {
 			<-ticker.C
-			if _, err := io.WriteString(conn, "1\r\nx\r\n"); err != nil {
+			if _, err := io.WriteString(conn, chunk); err != nil {
 				break
 			}
 		}
@@ -338,8 +339,41 @@ func TestSlowSenderIsNotSilent(t *testing.T) {
 	if status := trickle("PUT /v2/a/manifests/latest" + chunked); status != http.StatusRequestTimeout {
 		t.Errorf("manifest: got %d", status)
 	}
-	if upload := r.metadata.upload("upload-1"); upload.Size != 20 {
+	if upload := r.metadata.upload("upload-1"); upload.Size != 10*minProgress {
 		t.Errorf("%d bytes were stored", upload.Size)
+	}
+}
+
+// TestTricklingSender: who sends a byte now and then is as good as silent.
+func TestTricklingSender(t *testing.T) {
+	for name, start := range map[string]func(*testing.T, http.Handler) *httptest.Server{"HTTP/1.1": startServer, "HTTP/2": startHTTP2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &registry{t: t, metadata: newMemoryMetadata(), blobs: newMemoryBlobs()}
+			handler := New(Config{IdleTimeout: 400 * time.Millisecond}, r.metadata, r.blobs)
+			r.gateway, r.server = handler.(*gateway), start(t, handler)
+			location := r.want(http.StatusAccepted, http.MethodPost, "/v2/a/blobs/uploads/", nil).Header.Get("Location")
+			reader, writer := io.Pipe()
+			done := make(chan struct{})
+			go func() { // ends with the request
+				defer close(done)
+				ticker := time.NewTicker(20 * time.Millisecond)
+				defer ticker.Stop()
+				for {
+					<-ticker.C
+					if _, err := writer.Write([]byte{'x'}); err != nil {
+						return
+					}
+				}
+			}()
+			began := time.Now()
+			r.want(http.StatusRequestTimeout, http.MethodPatch, location, reader)
+			if took := time.Since(began); took > patience {
+				t.Errorf("held for %s", took)
+			}
+			_ = reader.Close()
+			<-done
+		})
 	}
 }
 

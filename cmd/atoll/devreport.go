@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -153,7 +154,7 @@ func (r *devReport) nodeLine(node string, line []byte) {
 	var shown bytes.Buffer
 	fmt.Fprintf(&shown, "%s ", node)
 	if err := json.Unmarshal(line, &entry); err != nil {
-		fmt.Fprintf(&shown, "%s\n", line)
+		fmt.Fprintf(&shown, "%s\n", bytes.Map(visibleRune, line))
 		r.put(shown.Bytes())
 		return
 	}
@@ -169,6 +170,14 @@ func (r *devReport) nodeLine(node string, line []byte) {
 		fmt.Fprintf(&shown, "%s\n", line)
 	}
 	r.put(shown.Bytes())
+}
+
+// visibleRune replaces what a terminal could take for a command.
+func visibleRune(r rune) rune {
+	if r == '\t' || unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 // isRecent tells whether a warning was shown a short while ago, and if not, takes
