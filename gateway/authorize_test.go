@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -414,4 +415,34 @@ func TestRoundsPerRequest(t *testing.T) {
 			t.Errorf("%s: %d rounds, want %d", c.path, got, c.want)
 		}
 	}
+}
+
+// TestOperator does everything without a login by the operator's handler, and nothing
+// by a header that claims so.
+func TestOperator(t *testing.T) {
+	s := startAuth(t)
+	digest := s.push(user("bob"), "b/app", "blob")
+	handler := AsOperator(s.gateway)
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{http.MethodGet, "/v2/", 200}, {http.MethodGet, "/v2/_catalog", 200}, {http.MethodGet, "/v2/b/app/blobs/" + digest, 200},
+		{http.MethodPost, "/v2/a/app/blobs/uploads/?from=b%2Fapp&mount=" + digest, 201}, {http.MethodPost, "/v2/a/app/blobs/uploads/", 202},
+		{http.MethodPatch, "/v2/a/app/blobs/uploads/upload-1", 202}, {http.MethodDelete, "/v2/a/app/blobs/uploads/upload-1", 204},
+		{http.MethodDelete, "/v2/b/app/blobs/" + digest, 202},
+	} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		if w.Code != c.want {
+			t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
+		}
+	}
+	claims := tokenClaims{Method: loginOperator}
+	claims.Subject = "anonymous"
+	token, _, err := s.gateway.auth.tokens.issue(accessToken, claims, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.want(http.StatusUnauthorized, http.MethodGet, "/v2/", "", bearer(token))
 }

@@ -116,7 +116,7 @@ func (g *gateway) listRepositories(ctx context.Context, x *exchange) error {
 // there are more of them. Others are passed over, without a trace in the reply: not
 // even that there are some.
 func (g *gateway) readableRepositories(ctx context.Context, x *exchange, p page) (readable []string, more bool, err error) {
-	if g.auth == nil {
+	if g.auth == nil || x.who.method == loginOperator {
 		return g.metadata.Repositories(ctx, p.after, p.limit())
 	}
 	current := g.auth.Accounts.LocalPolicy()

@@ -60,6 +60,7 @@ type Config struct {
 	ShutdownTimeout time.Duration `koanf:"shutdown-timeout"`
 
 	Registry   RegistryConfig   `koanf:"registry"`
+	Auth       AuthConfig       `koanf:"auth"`
 	Cluster    ClusterConfig    `koanf:"cluster"`
 	Operations OperationsConfig `koanf:"operations"`
 	Limits     LimitsConfig     `koanf:"limits"`
@@ -131,6 +132,9 @@ type LimitsConfig struct {
 	// RequestBurst is how many of them it may send at once after a rest; 0 for 10
 	// seconds' worth.
 	RequestBurst int `koanf:"request-burst"`
+	// UploadsPerAccount is how many uploads one account may have in progress; 0 for no
+	// bound.
+	UploadsPerAccount int `koanf:"uploads-per-account"`
 	// BufferBytes bounds the memory for stripes in flight.
 	BufferBytes int64 `koanf:"buffer-bytes"`
 }
@@ -192,9 +196,10 @@ func DefaultConfig() Config {
 			Listen: fmt.Sprintf(":%d", DefaultRegistryPort), Redirect: string(gateway.RedirectAuto),
 			RedirectMinBytes: 1 << 20, RedirectTTL: 10 * time.Minute,
 		},
+		Auth:       defaultAuth(),
 		Cluster:    ClusterConfig{Listen: fmt.Sprintf(":%d", DefaultClusterPort)},
 		Operations: OperationsConfig{Listen: fmt.Sprintf("127.0.0.1:%d", DefaultOperationsPort)},
-		Limits:     LimitsConfig{Uploads: 256, Pulls: 1024, BufferBytes: 64 << 20},
+		Limits:     LimitsConfig{Uploads: 256, Pulls: 1024, UploadsPerAccount: 1000, BufferBytes: 64 << 20},
 		Collect:    CollectConfig{Grace: 24 * time.Hour, Interval: time.Minute},
 		Scrub:      ScrubConfig{Period: 14 * 24 * time.Hour, BytesPerSecond: 64 << 20},
 		Log:        LogConfig{Level: "info", Format: "json"},
@@ -223,6 +228,7 @@ func (c *Config) Validate() error {
 	}
 	faults = append(faults, c.validateCluster()...)
 	faults = append(faults, c.Registry.validate()...)
+	faults = append(faults, c.Auth.validate()...)
 	if c.Parity < -1 || c.Parity > 4 {
 		fault("parity: %d is not -1 (automatic) or 0 to 4", c.Parity)
 	}
@@ -294,6 +300,9 @@ func (c *LimitsConfig) validate() (faults []error) {
 	}
 	if c.RequestBurst < 0 {
 		fault("limits.request-burst: %d is negative", c.RequestBurst)
+	}
+	if c.UploadsPerAccount < 0 {
+		fault("limits.uploads-per-account: %d is negative", c.UploadsPerAccount)
 	}
 	if c.BufferBytes < 16<<20 {
 		fault("limits.buffer-bytes: %d is less than 16 MiB, which one wide upload can need", c.BufferBytes)

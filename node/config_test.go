@@ -86,7 +86,8 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
 	cfg.Parity, cfg.DownAfter, cfg.ShutdownTimeout = 9, downSilence-1, 0
-	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1}
+	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1, UploadsPerAccount: -1}
+	cfg.Auth = AuthConfig{Service: `"`, Realm: "login", RefreshLife: -1, Issuers: []IssuerConfig{{Issuer: "http://login.example", Prefix: "sso"}}}
 	cfg.Collect = CollectConfig{Untagged: -1}
 	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
 	err := cfg.Validate()
@@ -96,7 +97,8 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	for _, key := range []string{
 		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ",
 		"registry.redirect: ", "registry.redirect-min-bytes: ", "registry.redirect-ttl: ", "registry.trusted-proxies: ", "cluster.address: ", "cluster.key: ", "join: ",
-		"operations.listen: ", "parity: ", "down-after: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.buffer-bytes: ",
+		"operations.listen: ", "parity: ", "down-after: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.uploads-per-account: ", "limits.buffer-bytes: ",
+		"auth.service: ", "auth.realm: ", "auth.token-life: ", "auth.refresh-life: ", "auth.issuers: number 1: issuer: ", "auth.issuers: number 1: audience: ", "auth.issuers: number 1: prefix: ",
 		"collect.grace: ", "collect.untagged: ", "collect.interval: ", "log.level: ", "log.format: ",
 	} {
 		if !strings.Contains(err.Error(), key) {
@@ -140,5 +142,23 @@ func TestRedirectTTL(t *testing.T) {
 		if err := cfg.Validate(); (err == nil) != valid || err != nil && !strings.Contains(err.Error(), "registry.redirect-ttl: ") {
 			t.Errorf("%s: %v", ttl, err)
 		}
+	}
+}
+
+// Clients log in unless the operator says otherwise, and issuers are told apart.
+func TestAuth(t *testing.T) {
+	cfg := validConfig()
+	if !cfg.Auth.Enabled {
+		t.Error("nobody logs in by default")
+	}
+	good := IssuerConfig{Issuer: "https://login.example", Audience: "registry", Prefix: "sso:"}
+	local := IssuerConfig{Issuer: "http://127.0.0.1:8080/realms/a", Audience: "registry", Prefix: "dev:"}
+	cfg.Auth.Issuers = []IssuerConfig{good, local}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+	cfg.Auth.Issuers = []IssuerConfig{good, good}
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "number 2: https://login.example is there twice") {
+		t.Errorf("an issuer that is there twice: %v", err)
 	}
 }

@@ -148,6 +148,8 @@ type parts struct {
 	clientAuthority *gateway.ClientAuthority
 	// acme are the certificates if an authority on the network signs them; else nil.
 	acme *gateway.ACME
+	// htpasswd are users of a file; nil without one.
+	htpasswd *gateway.Htpasswd
 
 	closers []func() error // in the order of opening
 }
@@ -327,6 +329,10 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	if err != nil {
 		return err
 	}
+	auth, err := p.openAuth()
+	if err != nil {
+		return err
+	}
 	p.handler = through(seam, gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
@@ -334,6 +340,7 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
+		Auth:                 auth, UploadsPerAccount: p.cfg.Limits.UploadsPerAccount,
 	}, p.store, p.blobs))
 	config, err := p.clientTLS(logger)
 	if err != nil {

@@ -45,7 +45,7 @@ func (p *parts) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
 	}
-	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: p.handler, downAfter: p.cfg.DownAfter}
+	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: gateway.AsOperator(p.handler), downAfter: p.cfg.DownAfter}
 	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout}
 
 	group.Go(func() error { return p.cluster.Run(work) })
@@ -56,6 +56,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return serveUntilClosed(operations.Serve(p.listeners.operations)) })
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
 	p.serveClients(work, group)
+	p.followAuth(work, group)
 	group.Go(func() error { return p.join(ctx, work) })
 	group.Go(func() error { return p.awaitSuperseded(work) })
 	group.Go(func() error {

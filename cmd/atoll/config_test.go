@@ -58,6 +58,7 @@ func TestConfigReachesEveryField(t *testing.T) {
 		kindNumber:   {"3", 3},
 		kindBytes:    {"1.5MiB", 1572864},
 		kindDuration: {"90s", 90 * time.Second},
+		kindIssuers:  {`[{"issuer":"https://x","groups-claim":"g"}]`, []node.IssuerConfig{{Issuer: "https://x", GroupsClaim: "g"}}},
 	}
 	for _, s := range settings() {
 		t.Run(s.key, func(t *testing.T) {

@@ -215,6 +215,7 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 		"--registry-listen=" + n.registry,
 		"--registry-url=http://" + n.registry,
 		"--registry-plain-http",
+		"--auth-enabled=false",
 		"--cluster-listen=" + n.cluster,
 		"--cluster-address=" + n.cluster,
 		"--cluster-ca=" + n.certificate.CA,

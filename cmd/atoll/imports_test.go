@@ -31,11 +31,12 @@ func allowedImports() map[string]map[string]string {
 			"proto":           "membership between nodes",
 		},
 		"node/nodetest": {
-			"node":      "clusters for tests are made of nodes",
-			"metadata":  "the closing checks compare states",
-			"blobstore": "the closing checks read shards",
-			"consensus": "the closing checks compare logs",
-			"proto":     "the closing checks read records",
+			"node":            "clusters for tests are made of nodes",
+			"metadata":        "the closing checks compare states",
+			"metadata/policy": "tests of login change the policy",
+			"blobstore":       "the closing checks read shards",
+			"consensus":       "the closing checks compare logs",
+			"proto":           "the closing checks read records",
 		},
 		"gateway": {
 			"metadata":        "records, and errors to map",

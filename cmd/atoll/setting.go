@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/knadh/koanf/parsers/yaml"
 )
 
 // setting is one key of the configuration file, one environment variable and one
@@ -48,6 +51,13 @@ func settings() []setting {
 		{"registry.tls.acme.email", kindText, "address that the authority may write to"},
 		{"registry.tls.acme.directory", kindText, "URL of the authority's directory (default: Let's Encrypt)"},
 		{"registry.tls.acme.ca", kindText, "file with the authorities that sign the certificate of the directory's own server (default: those of the system)"},
+		{"auth.enabled", kindBool, "have clients log in, and do what the cluster's policy says; otherwise everybody may do everything"},
+		{"auth.service", kindText, "the registry's name in tokens, the same on all nodes"},
+		{"auth.realm", kindText, "URL of the token service as clients reach it (default: /token on the host that the client asked)"},
+		{"auth.token-life", kindDuration, "how long a client can use a token"},
+		{"auth.refresh-life", kindDuration, "how long a client can get further tokens without the password"},
+		{"auth.htpasswd", kindText, "file with users besides the accounts, as htpasswd -B writes it, the same on all nodes"},
+		{"auth.issuers", kindIssuers, "others whose OpenID Connect tokens count: issuer, audience, prefix, username-claim, groups-claim of each"},
 		{"cluster.listen", kindText, "address of the port for the other nodes"},
 		{"cluster.address", kindText, "HOST:PORT at which the other nodes reach that port (default: the node's name and the port of cluster.listen)"},
 		{"cluster.ca", kindText, "file with the cluster's certificate authority"},
@@ -58,6 +68,7 @@ func settings() []setting {
 		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
 		{"limits.requests-per-second", kindNumber, "how many requests without a body one client address may send in the long run, steps of an upload aside; 0 for no bound"},
 		{"limits.request-burst", kindNumber, "how many of them it may send at once after a rest (default: 10 seconds' worth)"},
+		{"limits.uploads-per-account", kindNumber, "how many uploads one account may have in progress; 0 for no bound"},
 		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
 		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
 		{"collect.untagged", kindDuration, "how long a manifest stays without a tag, an index or a subject; not shorter than collect.grace (default: for ever)"},
@@ -89,11 +100,12 @@ const (
 	kindNumber
 	kindBytes
 	kindDuration
+	kindIssuers
 )
 
 // String is what help calls the value.
 func (k settingKind) String() string {
-	return [...]string{"", "text", "list", "bool", "number", "bytes", "duration"}[k]
+	return [...]string{"", "text", "list", "bool", "number", "bytes", "duration", "issuers"}[k]
 }
 
 // allowed completes the sentence "x is not ...".
@@ -106,6 +118,7 @@ func (k settingKind) allowed() string {
 		"a whole number",
 		"a number of bytes, like 1048576, 64MiB or 10GB",
 		"a duration, like 500ms, 30s or 5m",
+		"a list of issuers, like [{issuer: https://login.example, audience: registry, prefix: \"sso:\"}]",
 	}[k]
 }
 
@@ -127,6 +140,8 @@ func (k settingKind) parse(value any) (any, error) {
 		parsed, err = parseBytes(value)
 	case kindDuration:
 		parsed, err = parseDuration(value)
+	case kindIssuers:
+		parsed, err = parseIssuers(value)
 	}
 	if err != nil {
 		if value == nil {
@@ -228,6 +243,34 @@ func parseDuration(value any) (any, error) {
 		return time.ParseDuration(strings.TrimSpace(text))
 	}
 	return nil, errValue
+}
+
+// parseIssuers takes a YAML list of maps, or a text with one, which can be JSON.
+func parseIssuers(value any) (any, error) {
+	if text, ok := value.(string); ok {
+		wrapped, err := yaml.Parser().Unmarshal([]byte("list: " + text))
+		if err != nil {
+			return nil, errValue
+		}
+		value = wrapped["list"]
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return nil, errValue
+	}
+	for _, entry := range list {
+		fields, ok := entry.(map[string]any)
+		if !ok {
+			return nil, errValue
+		}
+		for key, field := range fields {
+			_, text := field.(string)
+			if !text || !slices.Contains([]string{"issuer", "audience", "username-claim", "groups-claim", "prefix"}, key) {
+				return nil, errValue
+			}
+		}
+	}
+	return list, nil
 }
 
 // bytesOf reads a size with an optional unit; 1KB is 1000 bytes, 1KiB is 1024.

@@ -65,6 +65,10 @@ func (m *Member) Do(method, path string, body io.Reader, header http.Header) (*h
 	if err != nil {
 		return nil, nil, err
 	}
+	if m.User != nil {
+		password, _ := m.User.Password()
+		request.SetBasicAuth(m.User.Username(), password)
+	}
 	for key, values := range header {
 		request.Header[key] = values
 	}

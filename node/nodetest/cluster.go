@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,8 @@ type Member struct {
 	Config node.Config
 	// Tune changes the blob store's configuration; it may be changed while stopped.
 	Tune func(*blobstore.Config)
+	// User, if not nil, is whom requests to the node log in as.
+	User *url.Userinfo
 	// Log, if not nil, gets what the node logs; it may be changed while stopped.
 	Log io.Writer
 
@@ -122,7 +125,7 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 		cfg.Cluster.Address = cfg.Cluster.Listen
 		cfg.Join, cfg.Bootstrap = addresses[n:n+first], n == 1
 		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
-		cfg.ShutdownTimeout, cfg.Registry.PlainHTTP = 10*time.Second, true
+		cfg.ShutdownTimeout, cfg.Registry.PlainHTTP, cfg.Auth.Enabled = 10*time.Second, true, false
 		for _, change := range configure {
 			change(&cfg)
 		}
