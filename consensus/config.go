@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,6 +27,10 @@ type Config struct {
 	// quorum was lost, and that another has taken the place of (Offline.Recover), have
 	// the same ids and addresses. Nil for a group without an id.
 	GroupID func() string
+	// Holds returns an error unless the node with that id is at the other end of a
+	// connection of the Network. It is asked on both sides of each. Nil if nobody has to
+	// prove who he is.
+	Holds func(conn net.Conn, nodeID string) error
 	// MustHaveState refuses to open an empty log: this node has been a member, and
 	// whoever asks for its vote would get one that knows of nothing.
 	MustHaveState bool

@@ -123,6 +123,9 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 	if cfg.GroupID == nil {
 		cfg.GroupID = func() string { return "" }
 	}
+	if cfg.Holds == nil {
+		cfg.Holds = func(net.Conn, string) error { return nil }
+	}
 	r = &Replica{
 		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, &cfg),
 		lead: newLeadership(), election: newSignal(),

@@ -9,15 +9,17 @@ import (
 	"time"
 )
 
-// A connection for Raft's messages begins with the id of the node that is meant and
-// the id of the group that the caller belongs to, each behind its length in one byte.
-// The node answers with greetingYes if both are its own, or else with why not and the
-// end of the connection. A node that does not know its group yet, since it is new,
-// takes the word of whoever asks for it by its id.
+// A connection for Raft's messages begins with the id of the node that is meant, the
+// id of the group that the caller belongs to, and the caller's own id, each behind its
+// length in one byte. The node answers with greetingYes if the first two are its own and
+// the caller is who it says, or else with why not and the end of the connection. The
+// caller sees to it that it is the node meant that answers. A node that does not know its
+// group yet, since it is new, takes the word of whoever asks for it by its id.
 const (
 	greetingYes        = 'y'
 	greetingOtherNode  = 'n'
 	greetingOtherGroup = 'g'
+	greetingImpostor   = 'i'
 )
 
 // greetingTimeout bounds the wait for a greeting.
@@ -28,6 +30,8 @@ var (
 	errOtherNode = errors.New("another node answers there: the one meant was replaced or lost its data")
 	// errOtherGroup means that the node meant does not belong to the same group.
 	errOtherGroup = errors.New("the node there belongs to another group: one of the two was recovered after a loss of quorum, without the other")
+	// errImpostor means that this node could not prove who it is.
+	errImpostor = errors.New("the node there does not believe that this is the node with this node's id: this one's certificate is another's, or it was removed from the group")
 )
 
 // dialNode connects to a node of this node's group, and to no other that listens at
@@ -37,16 +41,20 @@ func (s *streams) dialNode(id, address string, timeout time.Duration) (conn net.
 	if err != nil {
 		return nil, err
 	}
-	if err := askFor(conn, id, s.group(), timeout); err != nil {
+	err = s.holds(conn, id)
+	if err == nil {
+		err = askFor(conn, []string{id, s.group(), s.id}, timeout)
+	}
+	if err != nil {
 		_ = conn.Close() // the reason is known
 		return nil, fmt.Errorf("connect to node %s at %s: %w", id, address, err)
 	}
 	return conn, nil
 }
 
-func askFor(conn net.Conn, id, group string, timeout time.Duration) error {
+func askFor(conn net.Conn, texts []string, timeout time.Duration) error {
 	var greeting []byte
-	for _, text := range []string{id, group} {
+	for _, text := range texts {
 		if len(text) > math.MaxUint8 {
 			return fmt.Errorf("an id has %d bytes", len(text))
 		}
@@ -67,6 +75,8 @@ func askFor(conn net.Conn, id, group string, timeout time.Duration) error {
 		return conn.SetDeadline(time.Time{})
 	case greetingOtherGroup:
 		return errOtherGroup
+	case greetingImpostor:
+		return errImpostor
 	default:
 		return errOtherNode
 	}
@@ -75,7 +85,8 @@ func askFor(conn net.Conn, id, group string, timeout time.Duration) error {
 // greet reads who is meant on an incoming connection and answers. An error ends
 // the connection.
 func (s *streams) greet(conn net.Conn) error {
-	meant, group, err := s.readGreeting(conn)
+	texts, err := s.readGreeting(conn)
+	meant, group, caller := texts[0], texts[1], texts[2]
 	own := s.group()
 	switch {
 	case err != nil:
@@ -92,27 +103,31 @@ func (s *streams) greet(conn net.Conn) error {
 		_, _ = conn.Write([]byte{greetingOtherNode}) // a courtesy
 		return io.EOF
 	}
+	if err := s.holds(conn, caller); err != nil {
+		s.log.Warn().Err(err).Str("caller", caller).Stringer("remote", conn.RemoteAddr()).Msg("node refused that is not who it says")
+		_, _ = conn.Write([]byte{greetingImpostor}) // a courtesy
+		return io.EOF
+	}
 	if _, err := conn.Write([]byte{greetingYes}); err != nil {
 		return err
 	}
 	return conn.SetDeadline(time.Time{})
 }
 
-func (s *streams) readGreeting(conn net.Conn) (id, group string, err error) {
+func (s *streams) readGreeting(conn net.Conn) (texts [3]string, err error) {
 	if err := conn.SetDeadline(time.Now().Add(greetingTimeout)); err != nil {
-		return "", "", err
+		return texts, err
 	}
-	texts := make([]string, 2)
 	for i := range texts {
 		var length [1]byte
 		if _, err := io.ReadFull(conn, length[:]); err != nil {
-			return "", "", err
+			return texts, err
 		}
 		text := make([]byte, length[0])
 		if _, err := io.ReadFull(conn, text); err != nil {
-			return "", "", err
+			return texts, err
 		}
 		texts[i] = string(text)
 	}
-	return texts[0], texts[1], nil
+	return texts, nil
 }

@@ -100,8 +100,9 @@ func newTransport(cfg *Config, streams *streams) transport {
 type streams struct {
 	network Network
 	id      string
-	group   func() string // Config.GroupID
-	address address       // at which the others know this node
+	group   func() string                // Config.GroupID
+	holds   func(net.Conn, string) error // Config.Holds
+	address address                      // at which the others know this node
 	log     zerolog.Logger
 
 	closing chan struct{} // closed by Close
@@ -121,7 +122,7 @@ func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
 func newStreams(network Network, cfg *Config) *streams {
-	return &streams{network: network, id: cfg.NodeID, group: cfg.GroupID, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
+	return &streams{network: network, id: cfg.NodeID, group: cfg.GroupID, holds: cfg.Holds, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
 }
 
 // Accept implements net.Listener.

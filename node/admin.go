@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/metadata"
@@ -32,6 +34,7 @@ type admin struct {
 	registry http.Handler
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
+	log       zerolog.Logger
 }
 
 func (a *admin) handler() http.Handler {
@@ -49,6 +52,9 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("POST /remove", a.serveRemove)
 	mux.HandleFunc("GET /repair", a.serveRepair)
 	mux.HandleFunc("POST /repair", a.serveRepair)
+	mux.HandleFunc("POST /tokens", a.serveCreateToken)
+	mux.HandleFunc("GET /tokens", a.serveListTokens)
+	mux.HandleFunc("DELETE /tokens/{id}", a.serveRevokeToken)
 	profiles(mux)
 	return mux
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,19 +154,11 @@ func makeAuthority(cfg CertificatesConfig, certPath string) ([]byte, error) {
 	if name == "" {
 		name = DefaultClusterName
 	}
-	template, err := certificateTemplate(name, authorityLifetime)
-	if err != nil {
-		return nil, err
-	}
-	template.IsCA = true
-	template.BasicConstraintsValid = true
-	template.MaxPathLenZero = true
-	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := signAuthority(name, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", certPath, err)
 	}
-	content := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	content := certificatePEM(der)
 	return content, createFile(certPath, content, 0o644)
 }
 
@@ -233,27 +224,40 @@ func (a *certificateAuthority) sign(name string, files NodeCertificate) error {
 	if err != nil {
 		return err
 	}
-	template, err := certificateTemplate(name, nodeLifetime)
-	if err != nil {
-		return err
-	}
-	if template.NotAfter.After(a.cert.NotAfter) {
-		template.NotAfter = a.cert.NotAfter
-	}
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	template.DNSNames = []string{name}
-	template.URIs = []*url.URL{nodeURI(a.cluster, name)}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), authorityKey)
+	der, err := signNode(certified{cluster: a.cluster, name: name}, nodeLifetime, key.Public(), a.cert, authorityKey)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", files.Cert, err)
 	}
-	return createFile(files.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return createFile(files.Cert, certificatePEM(der), 0o644)
 }
 
-// nodeURI is how a certificate names a node; parseNodeURI reads it.
-func nodeURI(cluster, name string) *url.URL {
-	return &url.URL{Scheme: "atoll", Host: cluster, Path: "/node/" + name}
+// signNode makes a node's certificate, which does not outlive its authority's.
+func signNode(node certified, lifetime time.Duration, key any, authority *x509.Certificate, authorityKey *ecdsa.PrivateKey) ([]byte, error) {
+	template, err := certificateTemplate(node.name, lifetime)
+	if err != nil {
+		return nil, err
+	}
+	if template.NotAfter.After(authority.NotAfter) {
+		template.NotAfter = authority.NotAfter
+	}
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	template.DNSNames = []string{node.name}
+	template.URIs = nodeURIs(node)
+	return x509.CreateCertificate(rand.Reader, template, authority, key, authorityKey)
+}
+
+// signAuthority makes the certificate of an authority with a key.
+func signAuthority(cluster string, key *ecdsa.PrivateKey) ([]byte, error) {
+	template, err := certificateTemplate(cluster, authorityLifetime)
+	if err != nil {
+		return nil, err
+	}
+	template.IsCA = true
+	template.BasicConstraintsValid = true
+	template.MaxPathLenZero = true
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }
 
 func certificateTemplate(name string, lifetime time.Duration) (*x509.Certificate, error) {
@@ -281,11 +285,11 @@ func ensureKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	content, err := keyPEM(key)
 	if err != nil {
-		return nil, fmt.Errorf("encode key: %w", err)
+		return nil, err
 	}
-	return key, createFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return key, createFile(path, content, 0o600)
 }
 
 func readKey(path string) (*ecdsa.PrivateKey, error) {
@@ -293,19 +297,67 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(content)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("read %s: it holds no private key in PEM form", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := parseKey(content)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
+	return key, nil
+}
+
+// keyPEM and parseKey write and read a private key.
+func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+func parseKey(content []byte) (*ecdsa.PrivateKey, error) {
+	block, _ := pem.Decode(content)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, errors.New("it holds no private key in PEM form")
+	}
+	return parseKeyDER(block.Bytes)
+}
+
+func parseKeyDER(der []byte) (*ecdsa.PrivateKey, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("read %s: it is not an ECDSA key", path)
+		return nil, errors.New("it is not an ECDSA key")
 	}
 	return key, nil
+}
+
+func certificatePEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// parseCertificates reads all certificates of a file, at least one.
+func parseCertificates(content []byte) (certificates []*x509.Certificate, err error) {
+	for {
+		block, rest := pem.Decode(content)
+		if block == nil {
+			break
+		}
+		content = rest
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certificates = append(certificates, certificate)
+	}
+	if len(certificates) == 0 {
+		return nil, errors.New("it holds no certificate in PEM form")
+	}
+	return certificates, nil
 }
 
 func parseCertificate(content []byte) (*x509.Certificate, error) {

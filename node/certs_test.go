@@ -52,7 +52,7 @@ func handshake(t *testing.T, server, client *clusterTLS) (serverErr, clientErr e
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	secured := tls.Client(conn, client.client(protocolGRPC))
+	secured := tls.Client(conn, client.client(protocolGRPC, certified{}))
 	clientErr = secured.Handshake()
 	if clientErr != nil {
 		conn.Close()

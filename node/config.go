@@ -37,6 +37,12 @@ type Config struct {
 	// Bootstrap forms a new cluster of this one node on an empty data folder. It
 	// does nothing on a folder that belongs to a cluster already.
 	Bootstrap bool `koanf:"bootstrap"`
+	// Token is a join token, by which a node without a certificate gets one from the
+	// nodes of Join. It counts at the first start. Secret.
+	Token string `koanf:"token"`
+	// TokenFile is a file with a join token, in the place of Token: the command line of a
+	// process is no secret.
+	TokenFile string `koanf:"token-file"`
 	// Zone is the failure zone: nodes in one zone may fail together.
 	Zone string `koanf:"zone"`
 	// Capacity is how many bytes the node offers for shards; 0 means the size of
@@ -99,7 +105,8 @@ type RegistryConfig struct {
 }
 
 // ClusterConfig is about the port that the nodes use among themselves. It
-// speaks TLS 1.3 with certificates on both sides and nothing else.
+// speaks TLS 1.3 with certificates on both sides and nothing else. The cluster makes
+// them itself, unless the three files are given.
 type ClusterConfig struct {
 	// Listen is the address of the cluster port.
 	Listen string `koanf:"listen"`
@@ -342,9 +349,38 @@ func (c *Config) validateCluster() (faults []error) {
 			faults = append(faults, fmt.Errorf("join: %w", err))
 		}
 	}
+	return append(append(faults, c.validateFiles()...), c.validateToken()...)
+}
+
+// validateFiles wants all files of a certificate or none.
+func (c *Config) validateFiles() (faults []error) {
+	if c.Cluster.CA == "" && c.Cluster.Cert == "" && c.Cluster.Key == "" {
+		return nil
+	}
 	for key, file := range map[string]string{"cluster.ca": c.Cluster.CA, "cluster.cert": c.Cluster.Cert, "cluster.key": c.Cluster.Key} {
 		if file == "" {
-			faults = append(faults, fmt.Errorf("%s: no file given; nodes only talk by mutual TLS, and 'atoll certs' makes the files", key))
+			faults = append(faults, fmt.Errorf("%s: no file given: cluster.ca, cluster.cert and cluster.key go together ('atoll certs' makes them), or none of them for certificates of the cluster's own", key))
+		}
+	}
+	return faults
+}
+
+func (c *Config) validateToken() (faults []error) {
+	if c.Token == "" && c.TokenFile == "" {
+		return nil
+	}
+	if c.Token != "" && c.TokenFile != "" {
+		faults = append(faults, errors.New("token: there is a token-file as well: give one of the two"))
+	}
+	if c.Cluster.CA != "" {
+		faults = append(faults, errors.New("token: a join token is of no use with certificates from files (cluster.ca, cluster.cert, cluster.key): leave out one or the other"))
+	}
+	if len(c.Join) == 0 {
+		faults = append(faults, errors.New("join: no address given of a node of the cluster, which the join token is for"))
+	}
+	if c.Token != "" {
+		if _, err := parseJoinToken(c.Token); err != nil {
+			faults = append(faults, fmt.Errorf("token: %w", err))
 		}
 	}
 	return faults

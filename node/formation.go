@@ -36,7 +36,9 @@ type formation struct {
 	store   *metadata.Store
 	replica *consensus.Replica
 	pool    *connPool
-	log     zerolog.Logger
+	// keys are nil with certificates from files.
+	keys *keyring
+	log  zerolog.Logger
 }
 
 // Run returns when the node is a member, or with an error that asking again
@@ -96,16 +98,29 @@ func (f *formation) voters() (have, wanted int) {
 			have++
 		}
 	}
-	return have, min(max(len(members), len(f.cfg.Join)), consensus.DefaultConfig().MaxVoters)
+	expected := len(f.cfg.Join)
+	if f.keys != nil {
+		expected = 0 // the others come when an operator gives them a join token
+	}
+	return have, min(max(len(members), expected), consensus.DefaultConfig().MaxVoters)
 }
 
 // formOrFind decides for an empty folder whether this node forms the cluster. It
 // does so only if it was told to, or if every node of the list answers that it
 // belongs to none: a wiped node must find its old cluster, not make another.
 func (f *formation) formOrFind(ctx context.Context) error {
+	if f.keys != nil {
+		founded, err := f.keys.founded()
+		if err != nil {
+			return err
+		}
+		if founded != nil {
+			return f.form()
+		}
+	}
 	others := slices.ContainsFunc(f.cfg.Join, func(address string) bool { return address != f.self.ClusterAddress })
 	switch {
-	case f.cfg.Bootstrap && !others:
+	case f.cfg.Bootstrap && !others && f.keys == nil:
 		return f.form()
 	case len(f.cfg.Join) == 0:
 		return errors.New("the data folder is empty and the node was not told which cluster to join: " +
@@ -122,7 +137,8 @@ func (f *formation) formOrFind(ctx context.Context) error {
 				return nil // becomeMember joins it
 			}
 		}
-		if f.cfg.Bootstrap && len(unanswered) == 0 || f.forms(unanswered) {
+		// With a join token there is a cluster somewhere, which none may be formed beside.
+		if f.keys == nil && (f.cfg.Bootstrap && len(unanswered) == 0 || f.forms(unanswered)) {
 			return f.form()
 		}
 		if time.Now().After(nextLog) {
@@ -228,6 +244,9 @@ func (f *formation) tryBecomeMember(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := f.handOverAuthority(ctx); err != nil {
+		return err
+	}
 	if f.isMember() {
 		return nil
 	}
@@ -238,6 +257,28 @@ func (f *formation) tryBecomeMember(ctx context.Context) error {
 		return f.replica.AddNode(ctx, f.self.Id, f.self.ClusterAddress)
 	}
 	return f.askToJoin(ctx)
+}
+
+// handOverAuthority puts the authority that this node has made into the state, from where
+// the other nodes have it. It is the only node until then, since none gets a join token
+// before.
+func (f *formation) handOverAuthority(ctx context.Context) error {
+	if f.keys == nil {
+		return nil
+	}
+	founded, err := f.keys.founded()
+	if err != nil || founded == nil {
+		return err
+	}
+	if f.store.LocalAuthority().GetRevision() == 0 {
+		if !f.replica.IsLeader() {
+			return errors.New("the cluster's certificate authority is not in its state yet, and this node does not lead")
+		}
+		if err := f.store.PutAuthority(ctx, 0, []*atoll.AuthorityCertificate{founded}); err != nil {
+			return fmt.Errorf("hand the certificate authority over to the cluster: %w", err)
+		}
+	}
+	return f.keys.forgetFounded()
 }
 
 // isMember tells whether the applied state has this node's record as configured.

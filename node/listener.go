@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -16,8 +17,11 @@ const (
 	// handshakeTimeout bounds the time that a stranger can hold a connection to
 	// the cluster port.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes bounds the connections that have not shown a certificate yet.
-	maxHandshakes = 128
+	// maxHandshakes bounds the connections that have not shown a certificate yet, and
+	// maxHandshakesOfHost those of one host, so that one that floods the port does not
+	// keep the nodes out.
+	maxHandshakes       = 128
+	maxHandshakesOfHost = 64
 	// acceptBacklog is how many connections of one protocol may wait for their
 	// server.
 	acceptBacklog = 64
@@ -30,20 +34,52 @@ const (
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // clusterListener serves Raft and gRPC on one port. Every connection shows a
-// certificate before either of them sees a byte of it.
+// certificate before either of them sees a byte of it. What has none may only enrol.
 type clusterListener struct {
 	tcp  net.Listener
 	tls  *clusterTLS
 	dial Dialer
 	log  zerolog.Logger
+	// enroll answers a connection of protocolEnroll, and closes it; nil to refuse them.
+	enroll func(net.Conn)
+	// gate says what a node may do; nil for all.
+	gate *gate
 
 	raft, grpc protocolListener
 	closing    chan struct{}
 	closeOnce  sync.Once
+
+	mu    sync.Mutex // guards the fields below
+	conns map[*nodeConn]struct{}
+	hosts map[netip.Addr]int // handshakes under way
+}
+
+// nodeConn is a connection that another node has opened.
+type nodeConn struct {
+	*tls.Conn
+	owner    *clusterListener
+	protocol string
+	// node is whose certificate it has shown, and issuer who has signed that; the zero
+	// hash for a certificate from a file.
+	node   certified
+	issuer authorityHash
+	// told says that the node was removed before, and has the connection to be told so.
+	told bool
+}
+
+// Close forgets the connection and closes it.
+func (c *nodeConn) Close() error {
+	c.owner.mu.Lock()
+	delete(c.owner.conns, c)
+	c.owner.mu.Unlock()
+	return c.Conn.Close()
 }
 
 func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log zerolog.Logger) *clusterListener {
-	l := &clusterListener{tcp: tcp, tls: identity, dial: dial, log: log, closing: make(chan struct{})}
+	l := &clusterListener{
+		tcp: tcp, tls: identity, dial: dial, log: log, closing: make(chan struct{}),
+		conns: make(map[*nodeConn]struct{}), hosts: make(map[netip.Addr]int),
+	}
 	l.raft = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
 	l.grpc = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
 	return l
@@ -53,7 +89,7 @@ func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log
 func (l *clusterListener) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	handshakes := make(chan struct{}, maxHandshakes)
+	handshakes, enrollments := make(chan struct{}, maxHandshakes), make(chan struct{}, maxEnrollments)
 	var running sync.WaitGroup
 	defer running.Wait()
 	config := l.tls.server()
@@ -74,44 +110,151 @@ func (l *clusterListener) Run(ctx context.Context) error {
 			}
 			continue
 		}
+		host := hostOf(conn)
 		select {
 		case handshakes <- struct{}{}:
 		default:
 			conn.Close() // the other side retries; strangers must not pile up
 			continue
 		}
+		if !l.begin(host) {
+			<-handshakes
+			conn.Close()
+			continue
+		}
 		running.Go(func() {
-			defer func() { <-handshakes }()
-			l.admit(tls.Server(conn, config))
+			defer func() { l.end(host); <-handshakes }()
+			if secured := tls.Server(conn, config); l.shake(secured) == nil {
+				l.admit(secured, enrollments)
+			}
 		})
 	}
 }
 
-func (l *clusterListener) admit(conn *tls.Conn) {
+// begin takes down that a handshake with a host begins, unless there are too many.
+func (l *clusterListener) begin(host netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hosts[host] >= maxHandshakesOfHost {
+		return false
+	}
+	l.hosts[host]++
+	return true
+}
+
+func (l *clusterListener) end(host netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hosts[host]--; l.hosts[host] <= 0 {
+		delete(l.hosts, host)
+	}
+}
+
+// shake does the handshake, and closes the connection if that fails.
+func (l *clusterListener) shake(conn *tls.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		l.log.Debug().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
+	defer stop()
+	err := conn.HandshakeContext(ctx)
+	if err != nil {
+		event := l.log.Debug()
+		if errors.Is(err, errUntrusted) { // a node of another cluster, or of a time that is over
+			event = l.log.Warn()
+		}
+		event.Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
 		conn.Close()
-		return
 	}
+	return err
+}
+
+// admit hands a connection to whom it is for.
+func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
+	state := conn.ConnectionState()
 	var target *protocolListener
-	switch conn.ConnectionState().NegotiatedProtocol {
+	switch state.NegotiatedProtocol {
 	case protocolRaft:
 		target = &l.raft
 	case protocolGRPC:
 		target = &l.grpc
+	case protocolEnroll:
+		l.admitStranger(conn, enrollments)
+		return
 	default: // crypto/tls lets clients in that offer nothing, or only http/1.1
 		conn.Close()
 		return
 	}
-	select {
-	case target.conns <- conn:
-	case <-ctx.Done():
-		conn.Close()
-	case <-l.closing:
-		conn.Close()
+	admitted, err := l.track(conn, state)
+	if err != nil {
+		l.log.Info().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
+		admitted.Close()
+		return
 	}
+	timer := time.NewTimer(handshakeTimeout)
+	defer timer.Stop()
+	select {
+	case target.conns <- admitted:
+	case <-timer.C:
+		admitted.Close()
+	case <-l.closing:
+		admitted.Close()
+	}
+}
+
+// admitStranger serves a node that has no certificate yet, if there are not too many.
+func (l *clusterListener) admitStranger(conn *tls.Conn, enrollments chan struct{}) {
+	select {
+	case enrollments <- struct{}{}:
+		defer func() { <-enrollments }()
+	default:
+		conn.Close() // it asks again
+		return
+	}
+	if l.enroll == nil {
+		conn.Close()
+		return
+	}
+	l.enroll(conn)
+}
+
+// track takes a connection down by whose it is. The connection is returned in any case.
+func (l *clusterListener) track(conn *tls.Conn, state tls.ConnectionState) (*nodeConn, error) {
+	admitted := &nodeConn{Conn: conn, owner: l, protocol: state.NegotiatedProtocol}
+	node, err := certifiedNode(state.PeerCertificates[0]) // verified in the handshake
+	if err != nil {
+		return admitted, err
+	}
+	admitted.node = node
+	if issuer, ok := l.tls.issuer(state.PeerCertificates[0]); ok {
+		admitted.issuer = hashOf(issuer)
+	}
+	if l.gate != nil {
+		admitted.told = l.gate.standing(node) == standingRemoved
+	}
+	l.mu.Lock()
+	l.conns[admitted] = struct{}{}
+	l.mu.Unlock()
+	// A node that is removed between the two is found by cut.
+	if admitted.told && admitted.protocol == protocolRaft {
+		return admitted, fmt.Errorf("node %s was removed from the cluster", node)
+	}
+	return admitted, nil
+}
+
+// cut breaks the connections that other nodes have opened and that are chosen.
+func (l *clusterListener) cut(which func(*nodeConn) bool) (broken int) {
+	l.mu.Lock()
+	var chosen []*nodeConn
+	for conn := range l.conns {
+		if which(conn) {
+			chosen = append(chosen, conn)
+		}
+	}
+	l.mu.Unlock()
+	for _, conn := range chosen {
+		_ = conn.NetConn().Close() // without TLS's goodbye, for which it may have to wait
+	}
+	return len(chosen)
 }
 
 // Close ends the listener for both protocols.
@@ -151,7 +294,8 @@ func (p *protocolListener) Dial(address string, timeout time.Duration) (net.Conn
 	if err != nil {
 		return nil, err
 	}
-	secured := tls.Client(conn, p.owner.tls.client(protocolRaft))
+	// Whose certificate it should be, consensus asks (parts.holdsConn): it knows the id.
+	secured := tls.Client(conn, p.owner.tls.client(protocolRaft, certified{}))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("secure connection to %s: %w", address, err)

@@ -86,14 +86,14 @@ func TestStrangersAreRefused(t *testing.T) {
 		config *tls.Config
 	}{
 		{"no certificate", &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocolRaft}}},
-		{"another authority", trusting(foreign.client(protocolRaft))},
-		{"another authority and cluster", trusting(otherCluster.client(protocolGRPC))},
+		{"another authority", trusting(foreign.client(protocolRaft, certified{}))},
+		{"another authority and cluster", trusting(otherCluster.client(protocolGRPC, certified{}))},
 		{"TLS 1.2", func() *tls.Config {
-			config := trusting(identities["n1"].client(protocolRaft))
+			config := trusting(identities["n1"].client(protocolRaft, certified{}))
 			config.MinVersion, config.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 			return config
 		}()},
-		{"unknown protocol", trusting(identities["n1"].client("http/1.1"))},
+		{"unknown protocol", trusting(identities["n1"].client("http/1.1", certified{}))},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

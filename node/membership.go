@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/metadata"
@@ -37,6 +38,9 @@ type membership struct {
 	log     zerolog.Logger
 	// clusterID is parts.clusterID.
 	clusterID func() string
+	gate      *gate
+	// lifetime is that of certificates that this node signs.
+	lifetime time.Duration
 
 	joining sync.Mutex // one join at a time on the leader
 }
@@ -47,7 +51,14 @@ func (m *membership) Identify(context.Context, *atoll.IdentifyRequest) (*atoll.I
 }
 
 // Heartbeat says how this node is.
-func (m *membership) Heartbeat(_ context.Context, request *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
+func (m *membership) Heartbeat(ctx context.Context, request *atoll.HeartbeatRequest) (*atoll.HeartbeatResponse, error) {
+	caller, err := callerOf(ctx)
+	if err == nil {
+		err = m.gate.holds(caller, request.NodeId)
+	}
+	if err != nil {
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
 	m.peers.note(request.NodeId)
 	stats := m.peers.stats()
 	stats.Removed = wasRemoved(m.store.LocalNodes(), request.NodeId)
@@ -62,6 +73,9 @@ func (m *membership) Join(ctx context.Context, request *atoll.JoinRequest) (*ato
 	own := m.clusterID()
 	if own == "" {
 		return nil, status.Error(codes.FailedPrecondition, "this node belongs to no cluster yet")
+	}
+	if err := m.checkJoining(ctx, request); err != nil {
+		return nil, err
 	}
 	if request.ClusterId != "" && request.ClusterId != own {
 		advice := ""
@@ -79,16 +93,41 @@ func (m *membership) Join(ctx context.Context, request *atoll.JoinRequest) (*ato
 	return &atoll.JoinResponse{ClusterId: own}, nil
 }
 
+// checkJoining sees to it that a node asks for itself: by its own certificate, or by way
+// of a member that has seen that.
+func (m *membership) checkJoining(ctx context.Context, request *atoll.JoinRequest) error {
+	caller, err := callerOf(ctx)
+	if err != nil {
+		return err
+	}
+	if !request.Forwarded {
+		if err := caller.fault(certified{id: request.Node.GetId(), name: request.Node.GetName()}); err != nil {
+			return status.Error(codes.PermissionDenied, err.Error())
+		}
+		return nil
+	}
+	for _, member := range m.store.LocalNodes() {
+		known := member.State != atoll.NodeState_NODE_STATE_REMOVED && member.Name == caller.name
+		if known && (caller.id == "" || caller.id == member.Id) {
+			return nil
+		}
+	}
+	// To the joining node, that passes: it may ask another one.
+	return status.Errorf(codes.Unavailable, "node %s is not a member of the cluster, and can't ask for others", caller)
+}
+
 func (m *membership) forward(ctx context.Context, request *atoll.JoinRequest) (*atoll.JoinResponse, error) {
 	id, address := m.replica.Leader()
 	if id == "" || id == m.self.Id {
 		return nil, status.Error(codes.Unavailable, "the cluster has no leader now")
 	}
-	conn, err := m.pool.Conn(address)
+	conn, err := m.pool.conn(target{address, certified{id: id, name: nodeAt(m.store.LocalNodes(), address).name}})
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	return atoll.NewMembershipClient(conn).Join(ctx, request)
+	forwarded := pb.Clone(request).(*atoll.JoinRequest)
+	forwarded.Forwarded = true
+	return atoll.NewMembershipClient(conn).Join(ctx, forwarded)
 }
 
 // admit records the node, then lets it into the Raft group. Both steps may be
@@ -103,7 +142,7 @@ func (m *membership) admit(ctx context.Context, joining *atoll.Node) error {
 	if wasRemoved(nodes, joining.Id) { // before its name counts, which may be another's by now
 		return fmt.Errorf("admit node %s: %w", joining.Name, metadata.ErrNodeRemoved)
 	}
-	replaces, err := m.replaced(nodes, joining)
+	replaces, err := m.replaced(ctx, nodes, joining)
 	if err != nil {
 		return err
 	}
@@ -149,16 +188,16 @@ func (m *membership) checkReplaceable(ctx context.Context, name, id string) erro
 }
 
 // replaced finds the node whose name the joining one takes over. It must be gone
-// for certain: its address now belongs to the joining node, or it has been
-// silent for long.
-func (m *membership) replaced(nodes []*atoll.Node, joining *atoll.Node) (string, error) {
+// for certain: another node answers at its address, which the joining one has now, or it
+// has been silent for long.
+func (m *membership) replaced(ctx context.Context, nodes []*atoll.Node, joining *atoll.Node) (string, error) {
 	for _, node := range nodes {
 		if node.Name != joining.Name || node.Id == joining.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
 			continue
 		}
 		silence := m.peers.silence(node.Id)
 		switch {
-		case node.ClusterAddress == joining.ClusterAddress, node.Id != m.self.Id && silence > replaceAfter:
+		case node.ClusterAddress == joining.ClusterAddress && !m.isThere(ctx, node), node.Id != m.self.Id && silence > replaceAfter:
 			return node.Id, nil
 		case m.peers.reachable(node.Id):
 			return "", fmt.Errorf("admit node %s: %w: the node of that name at %s is alive", joining.Name, metadata.ErrNodeNameTaken, node.ClusterAddress)
@@ -168,6 +207,15 @@ func (m *membership) replaced(nodes []*atoll.Node, joining *atoll.Node) (string,
 		}
 	}
 	return "", nil
+}
+
+// isThere asks a node itself whether it is where its record says.
+func (m *membership) isThere(ctx context.Context, node *atoll.Node) bool {
+	if node.Id == m.self.Id {
+		return true
+	}
+	answer, err := m.pool.identifyAs(ctx, target{node.ClusterAddress, certified{id: node.Id, name: node.Name}})
+	return err == nil && answer.NodeId == node.Id
 }
 
 // addressTaken refuses a node at the address of another one of another name: the

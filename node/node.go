@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	"github.com/atollregistry/atoll/blobstore"
@@ -40,6 +42,8 @@ type Node struct {
 
 	// tune changes the blob store's configuration; nil for not at all.
 	tune func(*blobstore.Config)
+	// lifetime is that of certificates that this node signs.
+	lifetime time.Duration
 	// seams are where tests get in between the parts.
 	seams Seams
 	// opened is what Run works with, nil until it is open.
@@ -55,6 +59,12 @@ func WithDialer(dial Dialer) Option { return func(n *Node) { n.dial = dial } }
 // WithBlobstore changes the configuration of the blob store.
 func WithBlobstore(tune func(*blobstore.Config)) Option { return func(n *Node) { n.tune = tune } }
 
+// WithCertificateLifetime changes for how long the node signs certificates of the
+// cluster's own.
+func WithCertificateLifetime(lifetime time.Duration) Option {
+	return func(n *Node) { n.lifetime = lifetime }
+}
+
 // New returns a node that Run starts. It touches neither disk nor network.
 func New(cfg Config, log zerolog.Logger, options ...Option) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
@@ -64,7 +74,7 @@ func New(cfg Config, log zerolog.Logger, options ...Option) (*Node, error) {
 		cfg:   cfg,
 		log:   log.With().Str("node", cfg.Name).Logger(),
 		dial:  (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		fatal: make(chan error, 1),
+		fatal: make(chan error, 1), lifetime: issuedLifetime,
 	}
 	for _, option := range options {
 		option(n)
@@ -89,7 +99,7 @@ func (n *Node) die(err error) {
 // Run starts the node and blocks until ctx ends, and the node has stopped in
 // order, or until the node can't go on.
 func (n *Node) Run(ctx context.Context) error {
-	p, err := n.open()
+	p, err := n.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -129,6 +139,10 @@ type parts struct {
 	knownID   string // cluster that the folder named when it was opened
 	listeners listeners
 	cluster   *clusterListener
+	// keys are nil with certificates from files.
+	keys      *keyring
+	lifetime  time.Duration // of certificates that this node signs
+	gate      *gate
 	pool      *connPool
 	machine   *metadata.Machine
 	store     *metadata.Store
@@ -161,18 +175,14 @@ type listeners struct{ registry, cluster, operations net.Listener }
 
 // open builds the node from the disk up. What was opened before an error is
 // closed again.
-func (n *Node) open() (p *parts, err error) {
-	p = &parts{cfg: n.cfg, log: n.log, metrics: prometheus.NewRegistry()}
+func (n *Node) open(ctx context.Context) (p *parts, err error) {
+	p = &parts{cfg: n.cfg, log: n.log, lifetime: n.lifetime, metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	identity, err := loadClusterTLS(n.cfg.Cluster, n.cfg.Name)
-	if err != nil {
-		return p, err
-	}
 	if p.folder, err = openDataFolder(n.cfg.Home(), n.cfg.Name); err != nil {
 		return p, err
 	}
@@ -181,6 +191,11 @@ func (n *Node) open() (p *parts, err error) {
 		return p, err
 	}
 	p.knownID = p.folder.identity.ClusterID
+	identity, keys, err := n.openIdentity(ctx, p.folder)
+	if err != nil {
+		return p, err
+	}
+	p.keys = keys
 	if err := p.listen(); err != nil {
 		return p, err
 	}
@@ -243,11 +258,14 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		return err
 	}
 	p.closers = append(p.closers, p.machine.Close)
-	p.pool = newConnPool(identity, n.dial, p.clusterID)
+	if err := p.openGate(); err != nil {
+		return err
+	}
+	p.pool = newConnPool(identity, n.dial, p.clusterID, func(address string) certified { return nodeAt(p.machine.Nodes(), address) })
 	p.closers = append(p.closers, p.pool.Close)
 
 	cfg := consensusConfig(p.folder, p.self.ClusterAddress, n.die)
-	cfg.Logger, cfg.GroupID = p.component("consensus"), p.clusterID
+	cfg.Logger, cfg.GroupID, cfg.Holds = p.component("consensus"), p.clusterID, p.gate.holdsConn
 	cfg.MustHaveState = p.folder.identity.ClusterID != "" && !p.folder.identity.Rejoining
 	p.replica, err = consensus.Open(cfg, through[consensus.StateMachine](n.seams.Machine, p.machine), raftNetwork{&p.cluster.raft, p.pool})
 	if err != nil {
@@ -263,6 +281,21 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		AvailableReads: p.cfg.Reads == ReadsAvailable,
 	})
 	return nil
+}
+
+// openGate has the records decide what other nodes may do, and whom this one trusts.
+func (p *parts) openGate() error {
+	p.gate = newGate(p.machine.Nodes, p.component("cluster"))
+	p.gate.inGroup = func(id string) bool { return isMember(p.replica, id) }
+	p.gate.cluster, p.gate.keys, p.gate.authority = p.cluster, p.keys, p.machine.Authority
+	p.cluster.gate = p.gate
+	if p.keys == nil {
+		return nil
+	}
+	if err := p.keys.adopt(p.machine.Authority()); err != nil {
+		return err
+	}
+	return p.renewExpired(p.lifetime)
 }
 
 // consensusConfig says where a node's log is, and who the node is for the others.
@@ -313,12 +346,17 @@ func (p *parts) openServices(n *Node) (err error) {
 	known := &admin{self: p.self, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers}
 	p.metrics.MustRegister(newClusterMetrics(p), newRepairMetrics(known.repair, p.blobs.ScrubStatus, p.component("metrics")))
 
-	p.rpc = newGRPCServer(p.clusterID)
+	p.rpc = newGRPCServer(p.clusterID, p.gate.mayCall)
 	p.replica.Register(p.rpc)
 	p.blobs.Register(p.rpc)
 	atoll.RegisterMembershipServer(p.rpc, &membership{
 		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"), clusterID: p.clusterID,
+		gate: p.gate, lifetime: p.lifetime,
 	})
+	if p.keys != nil {
+		enroller := &enroller{store: p.store, clusterID: p.clusterID, lifetime: p.lifetime, log: p.component("enrolment"), wrong: make(map[netip.Addr]*rate.Limiter)}
+		p.cluster.enroll = enroller.serve
+	}
 	return p.openGateway(n.seams.Handler)
 }
 
@@ -362,12 +400,16 @@ func (p *parts) heartbeat() *atoll.HeartbeatResponse {
 	free, capacity := p.blobs.Space()
 	applied, _ := p.machine.Applied()
 	checkpoint, hash := p.machine.Checkpoint()
-	return &atoll.HeartbeatResponse{
+	stats := &atoll.HeartbeatResponse{
 		NodeId: p.self.Id, FreeBytes: free, CapacityBytes: capacity, AppliedIndex: applied,
 		CheckpointIndex: checkpoint, CheckpointHash: hash,
 		Closing: p.ready.closing.Load(), Ready: p.ready.forWrites() == nil,
 		Repair: repairProgress(p.blobs), Disks: diskReports(p.blobs),
 	}
+	if p.keys != nil {
+		p.keys.describe(stats)
+	}
+	return stats
 }
 
 func diskReports(blobs *blobstore.Store) (reports []*atoll.DiskReport) {

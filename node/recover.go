@@ -49,16 +49,16 @@ func OpenRecovery(cfg Config, rejoin bool, log zerolog.Logger) (r *Recovery, err
 	if _, err := os.Stat(filepath.Join(cfg.Home(), identityFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("data folder %s has no %s, so there is nothing to recover: name the data folder of a node of the cluster", cfg.Home(), identityFile)
 	}
-	identity, err := loadClusterTLS(cfg.Cluster, cfg.Name)
-	if err != nil {
-		return nil, err
-	}
 	r = &Recovery{cfg: cfg}
 	if r.folder, err = openDataFolder(cfg.Home(), cfg.Name); err != nil {
 		return nil, err
 	}
+	identity, err := loadIdentity(cfg, r.folder)
+	if err != nil {
+		return nil, errors.Join(err, r.folder.Close())
+	}
 	dialer := &net.Dialer{Timeout: identifyTimeout}
-	r.pool = newConnPool(identity, dialer.DialContext, func() string { return "" })
+	r.pool = newConnPool(identity, dialer.DialContext, func() string { return "" }, func(string) certified { return certified{} })
 	if begun := r.folder.identity.Recovering; begun != nil && begun.Rejoin { // log and state may be gone
 		r.fault = r.folder.checkRecovered()
 	} else {

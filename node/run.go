@@ -45,9 +45,10 @@ func (p *parts) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
 	}
-	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: gateway.AsOperator(p.handler), downAfter: p.cfg.DownAfter}
+	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: gateway.AsOperator(p.handler), downAfter: p.cfg.DownAfter, log: p.component("operator")}
 	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout}
 
+	group.Go(func() error { return p.gate.Run(work) })
 	group.Go(func() error { return p.cluster.Run(work) })
 	group.Go(func() error { return serveUntilClosed(p.rpc.Serve(&p.cluster.grpc)) })
 	group.Go(func() error { return p.replica.Run(work) })
@@ -97,7 +98,7 @@ func (p *parts) serveClients(work context.Context, group *errgroup.Group) {
 func (p *parts) join(ctx, work context.Context) error {
 	f := &formation{
 		cfg: &p.cfg, folder: p.folder, self: p.self,
-		store: p.store, replica: p.replica, pool: p.pool, log: p.component("formation"),
+		store: p.store, replica: p.replica, pool: p.pool, keys: p.keys, log: p.component("formation"),
 	}
 	if err := f.Run(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -113,6 +114,10 @@ func (p *parts) join(ctx, work context.Context) error {
 		downAfter: p.cfg.DownAfter, eraLength: p.eraLength, log: p.component("leadership"),
 	}
 	group, work := errgroup.WithContext(work)
+	if p.keys != nil {
+		r := &renewal{self: p.self, keys: p.keys, store: p.store, peers: p.peers, lifetime: p.lifetime, log: p.component("cluster")}
+		group.Go(func() error { return r.Run(work) })
+	}
 	group.Go(func() error { return p.blobs.Run(work) })
 	group.Go(func() error { return p.replica.WhileLeader(work, duties.Run) })
 	return group.Wait()

@@ -133,7 +133,10 @@ type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The cluster that the node's data folder belongs to; empty for a new one.
-	ClusterId     string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	ClusterId string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// True from a member that has taken the request and passes it on: the caller has
+	// another certificate than the node then.
+	Forwarded     bool `protobuf:"varint,3,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +183,13 @@ func (x *JoinRequest) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *JoinRequest) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
 }
 
 type JoinResponse struct {
@@ -290,9 +300,15 @@ type HeartbeatResponse struct {
 	// How the repair is doing, from the node that leads.
 	Repair *RepairProgress `protobuf:"bytes,10,opt,name=repair,proto3" json:"repair,omitempty"`
 	// The node's disks.
-	Disks         []*DiskReport `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Disks []*DiskReport `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Revision of the authority that the node trusts by now; 0 if it has its certificate
+	// from files.
+	AuthorityRevision uint64 `protobuf:"varint,12,opt,name=authority_revision,json=authorityRevision,proto3" json:"authority_revision,omitempty"`
+	// SHA-256 of the authority's certificate that has signed the node's.
+	CertificateIssuer        []byte `protobuf:"bytes,13,opt,name=certificate_issuer,json=certificateIssuer,proto3" json:"certificate_issuer,omitempty"`
+	CertificateExpiresUnixMs int64  `protobuf:"varint,14,opt,name=certificate_expires_unix_ms,json=certificateExpiresUnixMs,proto3" json:"certificate_expires_unix_ms,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *HeartbeatResponse) Reset() {
@@ -402,6 +418,332 @@ func (x *HeartbeatResponse) GetDisks() []*DiskReport {
 	return nil
 }
 
+func (x *HeartbeatResponse) GetAuthorityRevision() uint64 {
+	if x != nil {
+		return x.AuthorityRevision
+	}
+	return 0
+}
+
+func (x *HeartbeatResponse) GetCertificateIssuer() []byte {
+	if x != nil {
+		return x.CertificateIssuer
+	}
+	return nil
+}
+
+func (x *HeartbeatResponse) GetCertificateExpiresUnixMs() int64 {
+	if x != nil {
+		return x.CertificateExpiresUnixMs
+	}
+	return 0
+}
+
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10, DER. Only its key counts: who the caller is, its certificate says.
+	SigningRequest []byte `protobuf:"bytes,1,opt,name=signing_request,json=signingRequest,proto3" json:"signing_request,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RenewRequest) GetSigningRequest() []byte {
+	if x != nil {
+		return x.SigningRequest
+	}
+	return nil
+}
+
+type RenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issued        *IssuedCertificate     `protobuf:"bytes,1,opt,name=issued,proto3" json:"issued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RenewResponse) GetIssued() *IssuedCertificate {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
+// IssuedCertificate is a node's certificate with all that goes with it.
+type IssuedCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's certificate and that of the authority which has signed it, X.509.
+	Chain [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	// The authority's certificates, whose signatures are trusted.
+	Trusted [][]byte `protobuf:"bytes,2,rep,name=trusted,proto3" json:"trusted,omitempty"`
+	// ClusterAuthority.revision.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuedCertificate) Reset() {
+	*x = IssuedCertificate{}
+	mi := &file_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuedCertificate) ProtoMessage() {}
+
+func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
+func (*IssuedCertificate) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *IssuedCertificate) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetTrusted() [][]byte {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// EnrollRequest asks for a node's first certificate. It is sent over TLS to a server
+// that has shown a certificate of the authority that the token names, in a message of
+// its own behind its length in 4 bytes, big endian. Secret: it must not be printed.
+type EnrollRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TokenId  string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	Secret   []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	NodeId   string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName string                 `protobuf:"bytes,4,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// PKCS #10, DER.
+	SigningRequest []byte `protobuf:"bytes,5,opt,name=signing_request,json=signingRequest,proto3" json:"signing_request,omitempty"`
+	// The cluster that the node's data folder belongs to; empty for a new one.
+	ClusterId     string `protobuf:"bytes,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollRequest) Reset() {
+	*x = EnrollRequest{}
+	mi := &file_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollRequest) ProtoMessage() {}
+
+func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
+func (*EnrollRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EnrollRequest) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *EnrollRequest) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *EnrollRequest) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *EnrollRequest) GetSigningRequest() []byte {
+	if x != nil {
+		return x.SigningRequest
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+// EnrollResponse answers an EnrollRequest in the same way.
+type EnrollResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Issued *IssuedCertificate     `protobuf:"bytes,1,opt,name=issued,proto3" json:"issued,omitempty"`
+	// For people: why there is none.
+	Refusal string `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// True if asking again is pointless.
+	Final         bool `protobuf:"varint,3,opt,name=final,proto3" json:"final,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollResponse) Reset() {
+	*x = EnrollResponse{}
+	mi := &file_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollResponse) ProtoMessage() {}
+
+func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
+func (*EnrollResponse) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EnrollResponse) GetIssued() *IssuedCertificate {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
+func (x *EnrollResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+func (x *EnrollResponse) GetFinal() bool {
+	if x != nil {
+		return x.Final
+	}
+	return false
+}
+
 // DiskReport is one of the folders that a node has for shards.
 type DiskReport struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -417,7 +759,7 @@ type DiskReport struct {
 
 func (x *DiskReport) Reset() {
 	*x = DiskReport{}
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +771,7 @@ func (x *DiskReport) String() string {
 func (*DiskReport) ProtoMessage() {}
 
 func (x *DiskReport) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[6]
+	mi := &file_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +784,7 @@ func (x *DiskReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskReport.ProtoReflect.Descriptor instead.
 func (*DiskReport) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{6}
+	return file_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DiskReport) GetFolder() string {
@@ -492,7 +834,7 @@ type RepairProgress struct {
 
 func (x *RepairProgress) Reset() {
 	*x = RepairProgress{}
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +846,7 @@ func (x *RepairProgress) String() string {
 func (*RepairProgress) ProtoMessage() {}
 
 func (x *RepairProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_node_proto_msgTypes[7]
+	mi := &file_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +859,7 @@ func (x *RepairProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairProgress.ProtoReflect.Descriptor instead.
 func (*RepairProgress) Descriptor() ([]byte, []int) {
-	return file_node_proto_rawDescGZIP(), []int{7}
+	return file_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RepairProgress) GetRunning() map[string]uint32 {
@@ -576,16 +918,17 @@ const file_node_proto_rawDesc = "" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x122\n" +
 	"\n" +
 	"recoveries\x18\x04 \x03(\v2\x12.atoll.v1.RecoveryR\n" +
-	"recoveries\"P\n" +
+	"recoveries\"n\n" +
 	"\vJoinRequest\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.atoll.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"-\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1c\n" +
+	"\tforwarded\x18\x03 \x01(\bR\tforwarded\"-\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x93\x03\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb0\x04\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -599,7 +942,30 @@ const file_node_proto_rawDesc = "" +
 	"\aremoved\x18\t \x01(\bR\aremoved\x120\n" +
 	"\x06repair\x18\n" +
 	" \x01(\v2\x18.atoll.v1.RepairProgressR\x06repair\x12*\n" +
-	"\x05disks\x18\v \x03(\v2\x14.atoll.v1.DiskReportR\x05disks\"\x80\x01\n" +
+	"\x05disks\x18\v \x03(\v2\x14.atoll.v1.DiskReportR\x05disks\x12-\n" +
+	"\x12authority_revision\x18\f \x01(\x04R\x11authorityRevision\x12-\n" +
+	"\x12certificate_issuer\x18\r \x01(\fR\x11certificateIssuer\x12=\n" +
+	"\x1bcertificate_expires_unix_ms\x18\x0e \x01(\x03R\x18certificateExpiresUnixMs\"7\n" +
+	"\fRenewRequest\x12'\n" +
+	"\x0fsigning_request\x18\x01 \x01(\fR\x0esigningRequest\"D\n" +
+	"\rRenewResponse\x123\n" +
+	"\x06issued\x18\x01 \x01(\v2\x1b.atoll.v1.IssuedCertificateR\x06issued\"_\n" +
+	"\x11IssuedCertificate\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x18\n" +
+	"\atrusted\x18\x02 \x03(\fR\atrusted\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xc0\x01\n" +
+	"\rEnrollRequest\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x04 \x01(\tR\bnodeName\x12'\n" +
+	"\x0fsigning_request\x18\x05 \x01(\fR\x0esigningRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\"u\n" +
+	"\x0eEnrollResponse\x123\n" +
+	"\x06issued\x18\x01 \x01(\v2\x1b.atoll.v1.IssuedCertificateR\x06issued\x12\x18\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x14\n" +
+	"\x05final\x18\x03 \x01(\bR\x05final\"\x80\x01\n" +
 	"\n" +
 	"DiskReport\x12\x16\n" +
 	"\x06folder\x18\x01 \x01(\tR\x06folder\x12\x1d\n" +
@@ -621,12 +987,13 @@ const file_node_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\x1a:\n" +
 	"\fWaitingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x012\xcc\x01\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x012\x86\x02\n" +
 	"\n" +
 	"Membership\x12A\n" +
 	"\bIdentify\x12\x19.atoll.v1.IdentifyRequest\x1a\x1a.atoll.v1.IdentifyResponse\x125\n" +
 	"\x04Join\x12\x15.atoll.v1.JoinRequest\x1a\x16.atoll.v1.JoinResponse\x12D\n" +
-	"\tHeartbeat\x12\x1a.atoll.v1.HeartbeatRequest\x1a\x1b.atoll.v1.HeartbeatResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
+	"\tHeartbeat\x12\x1a.atoll.v1.HeartbeatRequest\x1a\x1b.atoll.v1.HeartbeatResponse\x128\n" +
+	"\x05Renew\x12\x16.atoll.v1.RenewRequest\x1a\x17.atoll.v1.RenewResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -640,7 +1007,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_node_proto_goTypes = []any{
 	(*IdentifyRequest)(nil),   // 0: atoll.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),  // 1: atoll.v1.IdentifyResponse
@@ -648,31 +1015,40 @@ var file_node_proto_goTypes = []any{
 	(*JoinResponse)(nil),      // 3: atoll.v1.JoinResponse
 	(*HeartbeatRequest)(nil),  // 4: atoll.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil), // 5: atoll.v1.HeartbeatResponse
-	(*DiskReport)(nil),        // 6: atoll.v1.DiskReport
-	(*RepairProgress)(nil),    // 7: atoll.v1.RepairProgress
-	nil,                       // 8: atoll.v1.RepairProgress.RunningEntry
-	nil,                       // 9: atoll.v1.RepairProgress.WaitingEntry
-	(*Recovery)(nil),          // 10: atoll.v1.Recovery
-	(*Node)(nil),              // 11: atoll.v1.Node
+	(*RenewRequest)(nil),      // 6: atoll.v1.RenewRequest
+	(*RenewResponse)(nil),     // 7: atoll.v1.RenewResponse
+	(*IssuedCertificate)(nil), // 8: atoll.v1.IssuedCertificate
+	(*EnrollRequest)(nil),     // 9: atoll.v1.EnrollRequest
+	(*EnrollResponse)(nil),    // 10: atoll.v1.EnrollResponse
+	(*DiskReport)(nil),        // 11: atoll.v1.DiskReport
+	(*RepairProgress)(nil),    // 12: atoll.v1.RepairProgress
+	nil,                       // 13: atoll.v1.RepairProgress.RunningEntry
+	nil,                       // 14: atoll.v1.RepairProgress.WaitingEntry
+	(*Recovery)(nil),          // 15: atoll.v1.Recovery
+	(*Node)(nil),              // 16: atoll.v1.Node
 }
 var file_node_proto_depIdxs = []int32{
-	10, // 0: atoll.v1.IdentifyResponse.recoveries:type_name -> atoll.v1.Recovery
-	11, // 1: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
-	7,  // 2: atoll.v1.HeartbeatResponse.repair:type_name -> atoll.v1.RepairProgress
-	6,  // 3: atoll.v1.HeartbeatResponse.disks:type_name -> atoll.v1.DiskReport
-	8,  // 4: atoll.v1.RepairProgress.running:type_name -> atoll.v1.RepairProgress.RunningEntry
-	9,  // 5: atoll.v1.RepairProgress.waiting:type_name -> atoll.v1.RepairProgress.WaitingEntry
-	0,  // 6: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
-	2,  // 7: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
-	4,  // 8: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
-	1,  // 9: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
-	3,  // 10: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
-	5,  // 11: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
-	9,  // [9:12] is the sub-list for method output_type
-	6,  // [6:9] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	15, // 0: atoll.v1.IdentifyResponse.recoveries:type_name -> atoll.v1.Recovery
+	16, // 1: atoll.v1.JoinRequest.node:type_name -> atoll.v1.Node
+	12, // 2: atoll.v1.HeartbeatResponse.repair:type_name -> atoll.v1.RepairProgress
+	11, // 3: atoll.v1.HeartbeatResponse.disks:type_name -> atoll.v1.DiskReport
+	8,  // 4: atoll.v1.RenewResponse.issued:type_name -> atoll.v1.IssuedCertificate
+	8,  // 5: atoll.v1.EnrollResponse.issued:type_name -> atoll.v1.IssuedCertificate
+	13, // 6: atoll.v1.RepairProgress.running:type_name -> atoll.v1.RepairProgress.RunningEntry
+	14, // 7: atoll.v1.RepairProgress.waiting:type_name -> atoll.v1.RepairProgress.WaitingEntry
+	0,  // 8: atoll.v1.Membership.Identify:input_type -> atoll.v1.IdentifyRequest
+	2,  // 9: atoll.v1.Membership.Join:input_type -> atoll.v1.JoinRequest
+	4,  // 10: atoll.v1.Membership.Heartbeat:input_type -> atoll.v1.HeartbeatRequest
+	6,  // 11: atoll.v1.Membership.Renew:input_type -> atoll.v1.RenewRequest
+	1,  // 12: atoll.v1.Membership.Identify:output_type -> atoll.v1.IdentifyResponse
+	3,  // 13: atoll.v1.Membership.Join:output_type -> atoll.v1.JoinResponse
+	5,  // 14: atoll.v1.Membership.Heartbeat:output_type -> atoll.v1.HeartbeatResponse
+	7,  // 15: atoll.v1.Membership.Renew:output_type -> atoll.v1.RenewResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -687,7 +1063,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

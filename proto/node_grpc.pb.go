@@ -24,6 +24,7 @@ const (
 	Membership_Identify_FullMethodName  = "/atoll.v1.Membership/Identify"
 	Membership_Join_FullMethodName      = "/atoll.v1.Membership/Join"
 	Membership_Heartbeat_FullMethodName = "/atoll.v1.Membership/Heartbeat"
+	Membership_Renew_FullMethodName     = "/atoll.v1.Membership/Renew"
 )
 
 // MembershipClient is the client API for Membership service.
@@ -38,6 +39,8 @@ type MembershipClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Heartbeat tells how the answering node is.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
+	// Renew gives the caller a certificate in the place of the one that it shows.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 }
 
 type membershipClient struct {
@@ -78,6 +81,16 @@ func (c *membershipClient) Heartbeat(ctx context.Context, in *HeartbeatRequest, 
 	return out, nil
 }
 
+func (c *membershipClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewResponse)
+	err := c.cc.Invoke(ctx, Membership_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MembershipServer is the server API for Membership service.
 // All implementations must embed UnimplementedMembershipServer
 // for forward compatibility.
@@ -90,6 +103,8 @@ type MembershipServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Heartbeat tells how the answering node is.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
+	// Renew gives the caller a certificate in the place of the one that it shows.
+	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	mustEmbedUnimplementedMembershipServer()
 }
 
@@ -108,6 +123,9 @@ func (UnimplementedMembershipServer) Join(context.Context, *JoinRequest) (*JoinR
 }
 func (UnimplementedMembershipServer) Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Heartbeat not implemented")
+}
+func (UnimplementedMembershipServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
 func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
 func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
@@ -184,6 +202,24 @@ func _Membership_Heartbeat_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +238,10 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Heartbeat",
 			Handler:    _Membership_Heartbeat_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _Membership_Renew_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -33,7 +33,7 @@ const (
 
 // devOwnSettings are those that argv gives each node.
 var devOwnSettings = []string{
-	"name", "data", "join", "bootstrap", "registry.listen", "registry.url", "registry.plain-http", "registry.tls.cert", "registry.tls.key",
+	"name", "data", "join", "bootstrap", "token", "token-file", "registry.listen", "registry.url", "registry.plain-http", "registry.tls.cert", "registry.tls.key",
 	"cluster.listen", "cluster.address", "cluster.ca", "cluster.cert", "cluster.key", "operations.listen",
 }
 

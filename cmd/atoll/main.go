@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newStatusCommand(),
 		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newRecoverCommand(), newCollectCommand(),
-		newCertsCommand(), newVersionCommand(),
+		newTokenCommand(), newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)
 	root.SetArgs(args)

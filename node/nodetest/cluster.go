@@ -49,6 +49,8 @@ type Member struct {
 	Tune func(*blobstore.Config)
 	// User, if not nil, is whom requests to the node log in as.
 	User *url.Userinfo
+	// Options are for node.New; they may be changed while stopped.
+	Options []node.Option
 	// Log, if not nil, gets what the node logs; it may be changed while stopped.
 	Log io.Writer
 
@@ -81,6 +83,53 @@ func StartWithSpares(t testing.TB, n, spares int, configure ...func(*node.Config
 		m.WaitReady()
 	}
 	return c, members[n:]
+}
+
+// StartWithTokens is Start for nodes that have their certificates from the cluster: the
+// first one makes it, the others have a join token. change may change a member before it
+// is started.
+func StartWithTokens(t testing.TB, n int, change func(*Member)) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	c.Members = c.configure(n, n, nil)
+	for i, m := range c.Members {
+		m.Config.Cluster.CA, m.Config.Cluster.Cert, m.Config.Cluster.Key = "", "", ""
+		m.Config.Bootstrap = i == 0
+		if change != nil {
+			change(m)
+		}
+	}
+	t.Cleanup(c.stopAll)
+	first := c.Members[0]
+	first.Start()
+	first.WaitReady()
+	token := ""
+	if n > 1 {
+		token = c.Token(n - 1)
+	}
+	for _, m := range c.Members[1:] {
+		m.Config.Token = token
+		m.Start()
+	}
+	for _, m := range c.Members[1:] {
+		m.WaitReady()
+	}
+	return c
+}
+
+// Token makes a join token for so many nodes, on the first member that runs.
+func (c *Cluster) Token(uses int) string {
+	c.t.Helper()
+	var faults []error
+	for _, m := range c.Members {
+		token, err := node.CreateJoinToken(context.Background(), m.Config.Home(), time.Hour, uses, "test")
+		if err == nil {
+			return token.Token
+		}
+		faults = append(faults, err)
+	}
+	c.t.Fatalf("no node makes a join token: %v", errors.Join(faults...))
+	return ""
 }
 
 // Add starts nodes that were spares, and waits until they are members.
@@ -161,7 +210,8 @@ func (c *Cluster) stopAll() {
 // Start runs the node on its data folder, which may be empty.
 func (m *Member) Start() {
 	m.cluster.t.Helper()
-	n, err := node.New(m.Config, m.logger(), node.WithDialer(m.cluster.links.dialer(m)), node.WithBlobstore(m.tune))
+	options := append([]node.Option{node.WithDialer(m.cluster.links.dialer(m)), node.WithBlobstore(m.tune)}, m.Options...)
+	n, err := node.New(m.Config, m.logger(), options...)
 	if err != nil {
 		m.cluster.t.Fatal(err)
 	}
