@@ -58,6 +58,10 @@ type Config struct {
 	// UploadsPerAccount is how many uploads one account may have in progress; 0 for no
 	// bound.
 	UploadsPerAccount int
+	// Audit is where it is written down who did what; nil for nowhere. AuditPulls has
+	// what is read written down too.
+	Audit      *AuditLog
+	AuditPulls bool
 	// Auth is how clients log in. Nil lets everybody do everything.
 	Auth *AuthConfig
 }

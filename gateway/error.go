@@ -39,6 +39,7 @@ var (
 	errLoginsBusy          = errors.New("too many logins at once")
 	errIssuerUnavailable   = errors.New("issuer of the token can't be asked")
 	errTokenRequest        = errors.New("malformed token request")
+	errAudit               = errors.New("audit log can't be written")
 	errHostInvalid         = errors.New("invalid host")
 	errPanic               = errors.New("panic")
 )
@@ -121,6 +122,7 @@ var replies = []reply{
 	{err: errIssuerUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the token's issuer can't be asked for its keys now", retryAfter: retryElection},
 	{err: errNoTokenKey, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no key for tokens yet", retryAfter: retrySoon},
 	{err: errTokenRequest, status: http.StatusBadRequest, code: codeUnsupported, message: "malformed token request"},
+	{err: errAudit, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "this node can't record what is done, so it does nothing that has to be recorded", retryAfter: retryOperator},
 	{err: errHostInvalid, status: http.StatusBadRequest, code: codeUnsupported, message: "invalid host"},
 	{err: errPanic, status: http.StatusInternalServerError, code: codeUnknown, message: "internal error"},
 

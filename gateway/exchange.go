@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/atollregistry/atoll/metadata"
 )
@@ -39,6 +40,10 @@ type exchange struct {
 	fresh, tokenSent bool
 	// stale says whether who asks was looked up without a quorum.
 	stale *metadata.Stale
+	// granted is what a token that was given out allows, as scopes.
+	granted string
+	// begun is when the request came.
+	begun time.Time
 	// redirected is why a GET of a blob was redirected or not, for the log.
 	redirected decision
 }
@@ -60,6 +65,7 @@ func (g *gateway) newExchange(w http.ResponseWriter, r *http.Request) *exchange 
 		body:  newBody(r, control, g.cfg.IdleTimeout, g.now),
 		query: query,
 		id:    requestID(r),
+		begun: g.now(),
 
 		origin: originOf(r, g.cfg.TrustedProxies),
 		stale:  &metadata.Stale{},

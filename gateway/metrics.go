@@ -16,6 +16,8 @@ type metrics struct {
 	inUse    *prometheus.GaugeVec     // by limit
 	refused  *prometheus.CounterVec   // by limit
 	pulls    *prometheus.CounterVec   // of blobs, by redirect decision
+	// auditFailed counts lines that are not in the audit log.
+	auditFailed prometheus.Counter
 }
 
 // limitMetrics are the metrics of one limiter.
@@ -48,10 +50,13 @@ func newMetrics(registerer prometheus.Registerer, log zerolog.Logger) *metrics {
 			Name: "atoll_gateway_redirect_decisions_total", Help: "GETs of blobs, by why they were redirected to another node or not.",
 		}, []string{"decision"}),
 	}
+	m.auditFailed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "atoll_gateway_audit_failures_total", Help: "Records that could not be written to the audit log.",
+	})
 	if registerer == nil {
 		return m
 	}
-	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused, m.pulls} {
+	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused, m.pulls, m.auditFailed} {
 		if err := registerer.Register(collector); err != nil {
 			log.Error().Err(err).Msg("metric not registered")
 		}

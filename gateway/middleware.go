@@ -37,11 +37,12 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status, cut := g.conclude(x, err)
 	took := g.now().Sub(start)
 	g.metrics.observe(x, status, took)
+	g.audit(x, status, err)
 	event := g.logLevel(status, cut)
 	event.Str("request_id", x.id).Str("method", logged(r.Method)).Str("path", logged(r.URL.Path)).Int("status", status).
 		Str("operation", x.operation.String()).Str("repository", logged(x.repository)).Str("reference", logged(x.reference)).Str("upload", x.upload).
 		Uint64("received", x.body.received).Uint64("sent", x.w.written).Dur("took", took).
-		Str("redirect", string(x.redirected)).
+		Str("redirect", string(x.redirected)).Str("subject", g.owner(x)).Str("token", x.who.tokenID).
 		Str("remote", r.RemoteAddr).Stringer("client", x.origin.client).Str("agent", logged(r.UserAgent())).Err(clipError(err)).Msg("request")
 	if cut {
 		// The reply is not complete. Only a broken connection keeps the client from
@@ -126,6 +127,9 @@ func (g *gateway) dispatch(ctx context.Context, x *exchange) error {
 	}
 	ctx, err := g.authorize(ctx, x)
 	if err != nil {
+		return err
+	}
+	if err := g.checkAudit(x); err != nil {
 		return err
 	}
 	return handle(ctx, x)

@@ -139,10 +139,10 @@ func (g *gateway) replyToken(x *exchange, scopes []scope, offline bool, refresh 
 	if err != nil {
 		return fmt.Errorf("issue token: %w", err)
 	}
-	x.who.tokenID = issued.ID
+	x.who.tokenID, x.granted = issued.ID, formatAccess(claims.Access)
 	reply := tokenReply{
 		Token: token, AccessToken: token, IssuedAt: issued.IssuedAt.UTC().Format(time.RFC3339), RefreshToken: refresh,
-		ExpiresIn: int(issued.ExpiresAt.Sub(issued.IssuedAt.Time).Seconds()), Scope: formatAccess(claims.Access),
+		ExpiresIn: int(issued.ExpiresAt.Sub(issued.IssuedAt.Time).Seconds()), Scope: x.granted,
 	}
 	// Nobody can say of another issuer's user whether he is still there.
 	if offline && refresh == "" && x.who.method != loginNone && x.who.method != loginIssuer {

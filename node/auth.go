@@ -50,6 +50,15 @@ type IssuerConfig struct {
 	Prefix string `koanf:"prefix"`
 }
 
+// AuditConfig is about the log of who did what.
+type AuditConfig struct {
+	// File is where it is written, one JSON object a line; "-" for standard output, empty
+	// for nowhere. It may be moved away at any time: it is made anew then.
+	File string `koanf:"file"`
+	// Pulls has what is read written down, too.
+	Pulls bool `koanf:"pulls"`
+}
+
 // minTokenLife is what clients take for granted.
 const minTokenLife = time.Minute
 
@@ -131,6 +140,19 @@ func (p *parts) openAuth() (*gateway.AuthConfig, error) {
 		})
 	}
 	return auth, nil
+}
+
+// openAudit opens the audit log; nil for none.
+func (p *parts) openAudit() (*gateway.AuditLog, error) {
+	if p.cfg.Audit.File == "" {
+		return nil, nil
+	}
+	log, err := gateway.OpenAuditLog(p.cfg.Audit.File, p.cfg.Name, p.component("audit"))
+	if err != nil {
+		return nil, fmt.Errorf("audit.file: %w", err)
+	}
+	p.closers = append(p.closers, log.Close)
+	return log, nil
 }
 
 // followAuth follows the files that logins depend on until work ends.

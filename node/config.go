@@ -67,6 +67,7 @@ type Config struct {
 
 	Registry   RegistryConfig   `koanf:"registry"`
 	Auth       AuthConfig       `koanf:"auth"`
+	Audit      AuditConfig      `koanf:"audit"`
 	Cluster    ClusterConfig    `koanf:"cluster"`
 	Operations OperationsConfig `koanf:"operations"`
 	Limits     LimitsConfig     `koanf:"limits"`

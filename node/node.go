@@ -164,6 +164,8 @@ type parts struct {
 	acme *gateway.ACME
 	// htpasswd are users of a file; nil without one.
 	htpasswd *gateway.Htpasswd
+	// audit is the log of who did what; nil for none.
+	audit *gateway.AuditLog
 
 	closers []func() error // in the order of opening
 }
@@ -371,6 +373,9 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	if err != nil {
 		return err
 	}
+	if p.audit, err = p.openAudit(); err != nil {
+		return err
+	}
 	p.handler = through(seam, gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
@@ -378,7 +383,8 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
-		Auth:                 auth, UploadsPerAccount: p.cfg.Limits.UploadsPerAccount,
+		Audit:                p.audit, AuditPulls: p.cfg.Audit.Pulls,
+		Auth: auth, UploadsPerAccount: p.cfg.Limits.UploadsPerAccount,
 	}, p.store, p.blobs))
 	config, err := p.clientTLS(logger)
 	if err != nil {

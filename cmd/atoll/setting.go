@@ -60,6 +60,8 @@ func settings() []setting {
 		{"auth.refresh-life", kindDuration, "how long a client can get further tokens without the password"},
 		{"auth.htpasswd", kindText, "file with users besides the accounts, as htpasswd -B writes it, the same on all nodes"},
 		{"auth.issuers", kindIssuers, "others whose OpenID Connect tokens count: issuer, audience, prefix, username-claim, groups-claim of each"},
+		{"audit.file", kindText, "file for the log of who did what, JSON lines, or - for standard output; it may be moved away at any time (default: none)"},
+		{"audit.pulls", kindBool, "write down what is read, too"},
 		{"cluster.listen", kindText, "address of the port for the other nodes"},
 		{"cluster.address", kindText, "HOST:PORT at which the other nodes reach that port (default: the node's name and the port of cluster.listen)"},
 		{"cluster.ca", kindText, "file with the cluster's certificate authority, with cluster.cert and cluster.key; without the three the cluster makes its certificates itself"},
