@@ -29,6 +29,9 @@ type Config struct {
 	// RequestBurst is how many of them it may send at once after a rest. Default 10
 	// seconds' worth.
 	RequestBurst int
+	// RequestsPerClient is how many requests of one client address may run at once; 0
+	// for no bound. More wait for LimitWait before they are refused.
+	RequestsPerClient int
 	// RequireIndexChildren refuses image indexes that list manifests which are not in
 	// the repository. By default they may be pushed later, or never: a sparse index is
 	// what a copy of some platforms has.

@@ -28,6 +28,7 @@ var (
 	errPageInvalid         = errors.New("invalid page size")
 	errUploadsBusy         = errors.New("too many uploads at once")
 	errPullsBusy           = errors.New("too many pulls at once")
+	errClientBusy          = errors.New("too many requests of one client at once")
 	errTooFast             = errors.New("too many requests")
 	errBodySlow            = errors.New("client stopped sending")
 	errBodyBroken          = errors.New("request body broke off")
@@ -108,6 +109,7 @@ var replies = []reply{
 	{err: errPreconditionInvalid, status: http.StatusBadRequest, code: codeUnsupported, message: "malformed precondition"},
 	{err: errUploadsBusy, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "too many uploads at once", retryAfter: retryElection},
 	{err: errPullsBusy, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many pulls at once", retryAfter: retrySoon},
+	{err: errClientBusy, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many of your requests at once", retryAfter: retrySoon},
 	{err: errTooFast, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many requests", retryAfter: retrySoon},
 	{err: errBodySlow, status: http.StatusRequestTimeout, code: codeUploadInvalid, message: "nothing was received for too long"},
 	{err: errBodyBroken, status: http.StatusBadRequest, code: codeUploadInvalid, message: "the request body broke off"},

@@ -142,6 +142,8 @@ type gateway struct {
 	manifests *limiter // bytes of manifests held in memory while they are pushed
 	// requests bounds the requests of one client; nil for no bound.
 	requests *requestRate
+	// clients bounds the requests of one client that run at once; nil for no bound.
+	clients *clientLimit
 	// buffers are copyBytes long, for sending blobs.
 	buffers sync.Pool
 	now     func() time.Time
@@ -162,6 +164,7 @@ func New(cfg Config, metadata Metadata, blobs Blobs) http.Handler {
 	g.pulls = newLimiter(int64(cfg.MaxConcurrentPulls), cfg.LimitWait, errPullsBusy, g.metrics.limit("pulls"))
 	g.manifests = newLimiter(cfg.ManifestBufferBytes, cfg.LimitWait, errUploadsBusy, g.metrics.limit("manifest_bytes"))
 	g.requests = newRequestRate(cfg.RequestsPerSecond, cfg.RequestBurst, g.metrics.limit("requests"))
+	g.clients = newClientLimit(cfg.RequestsPerClient, cfg.LimitWait, g.metrics.limit("client_requests"))
 	g.buffers.New = func() any { buffer := make([]byte, copyBytes); return &buffer }
 	g.handlers = map[operation]map[string]handler{
 		opBase:      {http.MethodGet: g.base, http.MethodHead: g.base},

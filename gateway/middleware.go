@@ -125,7 +125,12 @@ func (g *gateway) dispatch(ctx context.Context, x *exchange) error {
 	if err := x.check(x.r.Method); err != nil {
 		return err
 	}
-	ctx, err := g.authorize(ctx, x)
+	leave, err := g.enterClient(ctx, x)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, err = g.authorize(ctx, x)
 	if err != nil {
 		return err
 	}

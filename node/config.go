@@ -140,6 +140,9 @@ type LimitsConfig struct {
 	// RequestBurst is how many of them it may send at once after a rest; 0 for 10
 	// seconds' worth.
 	RequestBurst int `koanf:"request-burst"`
+	// RequestsPerClient is how many requests of one client address may run at once; 0
+	// for no bound.
+	RequestsPerClient int `koanf:"requests-per-client"`
 	// UploadsPerAccount is how many uploads one account may have in progress; 0 for no
 	// bound.
 	UploadsPerAccount int `koanf:"uploads-per-account"`
@@ -308,6 +311,9 @@ func (c *LimitsConfig) validate() (faults []error) {
 	}
 	if c.RequestBurst < 0 {
 		fault("limits.request-burst: %d is negative", c.RequestBurst)
+	}
+	if c.RequestsPerClient < 0 {
+		fault("limits.requests-per-client: %d is negative", c.RequestsPerClient)
 	}
 	if c.UploadsPerAccount < 0 {
 		fault("limits.uploads-per-account: %d is negative", c.UploadsPerAccount)

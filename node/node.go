@@ -381,7 +381,7 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
 		Homes: homes{p.peers, p.members, p.peers.servesClients}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
-		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst,
+		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst, RequestsPerClient: p.cfg.Limits.RequestsPerClient,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,
 		Audit:                p.audit, AuditPulls: p.cfg.Audit.Pulls,
 		Auth: auth, UploadsPerAccount: p.cfg.Limits.UploadsPerAccount,

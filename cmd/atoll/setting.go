@@ -72,6 +72,7 @@ func settings() []setting {
 		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
 		{"limits.requests-per-second", kindNumber, "how many requests without a body one client address may send in the long run, steps of an upload aside; 0 for no bound"},
 		{"limits.request-burst", kindNumber, "how many of them it may send at once after a rest (default: 10 seconds' worth)"},
+		{"limits.requests-per-client", kindNumber, "how many requests of one client address may run at once, while more wait; 0 for no bound"},
 		{"limits.uploads-per-account", kindNumber, "how many uploads one account may have in progress; 0 for no bound"},
 		{"limits.buffer-bytes", kindBytes, "memory for stripes in flight"},
 		{"collect.grace", kindDuration, "how long a blob stays that no manifest refers to; longer than any push takes"},
