@@ -7,6 +7,7 @@ import (
 
 	pb "google.golang.org/protobuf/proto"
 
+	"github.com/atollregistry/atoll/metadata/policy"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -162,6 +163,15 @@ func (v view) account(name string) (*proto.Account, error) {
 		return nil, err
 	}
 	return account, nil
+}
+
+// SubjectOf is who an account is to the policy.
+func SubjectOf(account *proto.Account) policy.Subject {
+	kind := policy.User
+	if account.GetKind() == proto.AccountKind_ACCOUNT_KIND_ROBOT {
+		kind = policy.Robot
+	}
+	return policy.Subject{Kind: kind, Name: account.GetName(), Groups: account.GetGroups()}
 }
 
 // Account returns an account by its name. It has hashes of secrets, which must not be

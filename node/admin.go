@@ -16,6 +16,7 @@ import (
 
 	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/consensus"
+	"github.com/atollregistry/atoll/gateway"
 	"github.com/atollregistry/atoll/metadata"
 	atoll "github.com/atollregistry/atoll/proto"
 )
@@ -35,6 +36,8 @@ type admin struct {
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
 	log       zerolog.Logger
+	// audit is the log of who did what; nil for none.
+	audit *gateway.AuditLog
 }
 
 func (a *admin) handler() http.Handler {
@@ -55,6 +58,14 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("POST /tokens", a.serveCreateToken)
 	mux.HandleFunc("GET /tokens", a.serveListTokens)
 	mux.HandleFunc("DELETE /tokens/{id}", a.serveRevokeToken)
+	mux.HandleFunc("GET /accounts", a.serveAccounts)
+	mux.HandleFunc("POST /accounts", a.serveNewAccount)
+	mux.HandleFunc("GET /accounts/{name}", a.serveAccount)
+	mux.HandleFunc("PATCH /accounts/{name}", a.serveAccountChange)
+	mux.HandleFunc("DELETE /accounts/{name}", a.serveAccountRemoval)
+	mux.HandleFunc("GET /policy", a.servePolicy)
+	mux.HandleFunc("PUT /policy", a.serveNewPolicy)
+	mux.HandleFunc("GET /policy/check", a.servePolicyCheck)
 	profiles(mux)
 	return mux
 }
@@ -77,6 +88,21 @@ func answerAdmin(w http.ResponseWriter, answer any, err error) {
 		// A broken connection is the only way that this fails.
 		_ = json.NewEncoder(w).Encode(answer)
 	}
+}
+
+// adminBodyBytes bounds what an operator sends at once: a policy is the largest.
+const adminBodyBytes = 1 << 20
+
+// readAdmin decodes what the operator has sent. If it can't, it answers and returns
+// false.
+func readAdmin(w http.ResponseWriter, r *http.Request, into any) bool {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, adminBodyBytes))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		http.Error(w, "request is not understood, is the command of another version? "+err.Error(), http.StatusBadRequest)
+		return false
+	}
+	return true
 }
 
 // status gathers what this node knows. It needs no quorum: an operator asks most

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,6 +34,30 @@ func askAdmin(ctx context.Context, dataDir, method, path string, into any) error
 	}
 	defer body.Close()
 	if err := json.NewDecoder(body).Decode(into); err != nil {
+		return fmt.Errorf("ask node in %s: read its answer: %w", dataDir, err)
+	}
+	return nil
+}
+
+// sendAdmin is askAdmin for a question that has a body in JSON, nil for none, and may
+// have to wait for the cluster.
+func sendAdmin(ctx context.Context, dataDir, method, path string, body, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, operateTimeout)
+	defer cancel()
+	var content io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("ask node in %s: %w", dataDir, err)
+		}
+		content = bytes.NewReader(encoded)
+	}
+	answer, err := openAdmin(ctx, dataDir, method, path, content)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	if err := json.NewDecoder(answer).Decode(into); err != nil {
 		return fmt.Errorf("ask node in %s: read its answer: %w", dataDir, err)
 	}
 	return nil

@@ -90,6 +90,18 @@ func (c *Compiled) AnyRight(who Subject) (found bool) {
 	return found
 }
 
+// Administers reports whether there is a rule that gives the subject the right Admin,
+// whatever the repository.
+func (c *Compiled) Administers(who Subject) (found bool) {
+	c.principals(who, func(_ principal, rules []compiledRule) bool {
+		for i := range rules {
+			found = found || rules[i].rights.Has(Admin)
+		}
+		return !found
+	})
+	return found
+}
+
 // principals calls visit with all that a rule may call the subject, and the rules
 // that do, until visit wants no more.
 //

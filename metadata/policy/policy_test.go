@@ -103,9 +103,19 @@ func TestAnyRight(t *testing.T) {
 		{Subject{Robot, "r", nil}, true},
 		{Subject{User, "r", nil}, false},
 	} {
+		if c.Administers(test.who) {
+			t.Errorf("%v administers by the right to pull", test.who)
+		}
 		if got := c.AnyRight(test.who); got != test.want {
 			t.Errorf("%v %v has any right: %v", test.who, test.who.Groups, got)
 		}
+	}
+}
+
+func TestAdministers(t *testing.T) {
+	c := Compile(mustParse(t, teams))
+	if !c.Administers(Subject{User, "root", nil}) || c.Administers(Subject{User, "alice", []string{"team-a"}}) || c.Administers(Subject{}) {
+		t.Error("others administer than the rules say")
 	}
 }
 
