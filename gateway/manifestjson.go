@@ -10,8 +10,14 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is how deep a manifest's JSON may nest. Manifests of today need 5.
-const maxDepth = 64
+// Bounds of a manifest's JSON.
+const (
+	// maxDepth is how deep it may nest. Manifests of today need 5.
+	maxDepth = 64
+	// maxTokens is how many names, values and brackets it may have. As many descriptors as
+	// there may be, with ten annotations each, need 130,000.
+	maxTokens = 1 << 19
+)
 
 // decodeManifest reads a manifest's JSON more strictly than encoding/json does.
 // Parsers differ in which of two equal names counts, whether names match
@@ -48,6 +54,7 @@ func decodeManifest(content []byte) (*parsedManifest, error) {
 
 // scanner reads JSON token by token. It keeps the path for messages.
 type scanner struct {
+	tokens  int
 	decoder *json.Decoder
 	path    []string
 }
@@ -57,6 +64,15 @@ func (s *scanner) fail(problem string) error {
 		return errors.New(problem)
 	}
 	return fmt.Errorf("%s: %s", strings.Join(s.path, "."), problem)
+}
+
+// token returns the next token. Names that must not come twice are kept, so that their
+// number, as that of everything else, is bounded.
+func (s *scanner) token() (json.Token, error) {
+	if s.tokens++; s.tokens > maxTokens {
+		return nil, fmt.Errorf("more than %d names, values and brackets", maxTokens)
+	}
+	return s.decoder.Token()
 }
 
 // within runs read with a name added to the path.
@@ -72,7 +88,7 @@ func (s *scanner) within(name string, read func() error) error {
 // object reads an object. Each of its known fields is read by its function, the
 // others are skipped, their names noted in seen.
 func (s *scanner) object(seen map[string]struct{}, known map[string]func() error) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -85,7 +101,7 @@ func (s *scanner) object(seen map[string]struct{}, known map[string]func() error
 // members reads what follows an object's opening brace.
 func (s *scanner) members(seen map[string]struct{}, known map[string]func() error) error {
 	for {
-		token, err := s.decoder.Token()
+		token, err := s.token()
 		if err != nil {
 			return s.fail(err.Error())
 		}
@@ -124,7 +140,7 @@ func (s *scanner) checkCase(name string, known map[string]func() error) error {
 // skip reads any value and throws it away, but refuses in it what would be
 // refused elsewhere.
 func (s *scanner) skip() error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -144,7 +160,7 @@ func (s *scanner) elements(read func() error) error {
 			return err
 		}
 	}
-	if _, err := s.decoder.Token(); err != nil {
+	if _, err := s.token(); err != nil {
 		return s.fail(err.Error())
 	}
 	return nil
@@ -152,7 +168,7 @@ func (s *scanner) elements(read func() error) error {
 
 // text reads a string; null counts as the empty one.
 func (s *scanner) text(into *string) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -177,7 +193,7 @@ func (s *scanner) mediaType(into *string) error {
 }
 
 func (s *scanner) integer(into *int64) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -195,7 +211,7 @@ func (s *scanner) integer(into *int64) error {
 
 // strings reads an object of strings; null counts as none.
 func (s *scanner) strings(into *map[string]string) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -207,7 +223,7 @@ func (s *scanner) strings(into *map[string]string) error {
 	}
 	*into = make(map[string]string)
 	for s.decoder.More() {
-		token, err := s.decoder.Token()
+		token, err := s.token()
 		if err != nil {
 			return s.fail(err.Error())
 		}
@@ -215,7 +231,7 @@ func (s *scanner) strings(into *map[string]string) error {
 		if _, twice := (*into)[name]; twice {
 			return s.fail(fmt.Sprintf("two fields %q", clip(name)))
 		}
-		token, err = s.decoder.Token()
+		token, err = s.token()
 		if err != nil {
 			return s.fail(err.Error())
 		}
@@ -225,7 +241,7 @@ func (s *scanner) strings(into *map[string]string) error {
 		}
 		(*into)[name] = value
 	}
-	if _, err := s.decoder.Token(); err != nil {
+	if _, err := s.token(); err != nil {
 		return s.fail(err.Error())
 	}
 	return nil
@@ -233,7 +249,7 @@ func (s *scanner) strings(into *map[string]string) error {
 
 // descriptors reads an array of descriptors; null counts as an empty one.
 func (s *scanner) descriptors(into *[]parsedDescriptor) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -244,7 +260,7 @@ func (s *scanner) descriptors(into *[]parsedDescriptor) error {
 		return s.fail("not an array")
 	}
 	return s.elements(func() error {
-		token, err := s.decoder.Token()
+		token, err := s.token()
 		if err != nil {
 			return s.fail(err.Error())
 		}
@@ -261,7 +277,7 @@ func (s *scanner) descriptors(into *[]parsedDescriptor) error {
 
 // optionalDescriptor reads a descriptor; null counts as none.
 func (s *scanner) optionalDescriptor(into **parsedDescriptor) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}
@@ -302,7 +318,7 @@ func (s *scanner) descriptor(d *parsedDescriptor) error {
 
 // urls reads an array of strings and says whether it has any.
 func (s *scanner) urls(any *bool) error {
-	token, err := s.decoder.Token()
+	token, err := s.token()
 	if err != nil {
 		return s.fail(err.Error())
 	}

@@ -28,6 +28,13 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("X-Request-Id", x.id)
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// A request with both chunks and a Content-Length can end at two places. The
+		// connection must be closed after it (RFC 9112 section 6.1), so that nobody can hide
+		// a request behind it from a proxy on the way; net/http takes the length out without
+		// a trace, so it is closed after all that have chunks.
+		header.Set("Connection", "close")
+	}
 
 	err := g.run(r.Context(), x)
 	if bodyErr := x.body.failed(); bodyErr != nil && !x.w.started() {

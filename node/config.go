@@ -130,6 +130,9 @@ type OperationsConfig struct {
 
 // LimitsConfig bounds what clients can make one node do at a time.
 type LimitsConfig struct {
+	// Connections is how many connections clients may have open at a time; 0 for half of
+	// the files that the process may open, at most 16384.
+	Connections int `koanf:"connections"`
 	// Uploads is how many requests may send blob bytes at once.
 	Uploads int `koanf:"uploads"`
 	// Pulls is how many requests may receive blob bytes at once.
@@ -300,6 +303,9 @@ func (c *Config) validateData() (faults []error) {
 
 func (c *LimitsConfig) validate() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Connections < 0 {
+		fault("limits.connections: %d is negative", c.Connections)
+	}
 	if c.Uploads < 1 {
 		fault("limits.uploads: %d is not at least 1", c.Uploads)
 	}

@@ -86,7 +86,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	cfg.Join = []string{"n2"}
 	cfg.Operations.Listen = "127.0.0.1:99999"
 	cfg.Parity, cfg.DownAfter, cfg.ShutdownTimeout = 9, downSilence-1, 0
-	cfg.Limits = LimitsConfig{RequestsPerSecond: -1, RequestBurst: -1, RequestsPerClient: -1, UploadsPerAccount: -1}
+	cfg.Limits = LimitsConfig{Connections: -1, RequestsPerSecond: -1, RequestBurst: -1, RequestsPerClient: -1, UploadsPerAccount: -1}
 	cfg.Auth = AuthConfig{Service: `"`, Realm: "login", RefreshLife: -1, Issuers: []IssuerConfig{{Issuer: "http://login.example", Prefix: "sso"}}}
 	cfg.Collect = CollectConfig{Untagged: -1}
 	cfg.Log = LogConfig{Level: "loud", Format: "xml"}
@@ -97,7 +97,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	for _, key := range []string{
 		"name: ", "data: ", "registry.listen: ", "registry.url: ", "registry.tls.key: ",
 		"registry.redirect: ", "registry.redirect-min-bytes: ", "registry.redirect-ttl: ", "registry.trusted-proxies: ", "cluster.address: ", "cluster.key: ", "join: ",
-		"operations.listen: ", "parity: ", "down-after: ", "shutdown-timeout: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.requests-per-client: ", "limits.uploads-per-account: ", "limits.buffer-bytes: ",
+		"operations.listen: ", "parity: ", "down-after: ", "shutdown-timeout: ", "limits.connections: ", "limits.uploads: ", "limits.pulls: ", "limits.requests-per-second: ", "limits.request-burst: ", "limits.requests-per-client: ", "limits.uploads-per-account: ", "limits.buffer-bytes: ",
 		"auth.service: ", "auth.realm: ", "auth.token-life: ", "auth.refresh-life: ", "auth.issuers: number 1: issuer: ", "auth.issuers: number 1: audience: ", "auth.issuers: number 1: prefix: ",
 		"collect.grace: ", "collect.untagged: ", "collect.interval: ", "log.level: ", "log.format: ",
 	} {

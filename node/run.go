@@ -54,7 +54,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return p.replica.Run(work) })
 	group.Go(func() error { return p.peers.Run(work) })
 	group.Go(func() error { return p.ready.Run(work) })
-	group.Go(func() error { return serveUntilClosed(operations.Serve(p.listeners.operations)) })
+	group.Go(func() error { return serveUntilClosed(operations.Serve(p.operationsListener())) })
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
 	p.serveClients(work, group)
 	p.followAuth(work, group)
@@ -82,8 +82,8 @@ func (p *parts) run(ctx context.Context) error {
 
 // serveClients serves the registry port, by TLS unless plain HTTP is wanted.
 func (p *parts) serveClients(work context.Context, group *errgroup.Group) {
+	listener := p.clientListener()
 	if p.certificates == nil {
-		listener := gateway.PlainListener(p.listeners.registry, p.component("gateway"))
 		group.Go(func() error { return serveUntilClosed(p.registry.Serve(listener)) })
 		return
 	}
@@ -91,7 +91,7 @@ func (p *parts) serveClients(work context.Context, group *errgroup.Group) {
 	if p.clientAuthority != nil {
 		group.Go(func() error { return p.clientAuthority.Run(work) })
 	}
-	group.Go(func() error { return serveUntilClosed(p.registry.ServeTLS(p.listeners.registry, "", "")) })
+	group.Go(func() error { return serveUntilClosed(p.registry.ServeTLS(listener, "", "")) })
 }
 
 // join brings the node into its cluster and then starts what only a member does.

@@ -68,6 +68,7 @@ func settings() []setting {
 		{"cluster.cert", kindText, "file with the node's certificate"},
 		{"cluster.key", kindText, "file with the certificate's private key"},
 		{"operations.listen", kindText, "address of the port for probes and metrics"},
+		{"limits.connections", kindNumber, "how many connections clients may have open at a time; more are closed at once (default: half of the files that the process may open, at most 16384)"},
 		{"limits.uploads", kindNumber, "how many requests may send blob bytes at once"},
 		{"limits.pulls", kindNumber, "how many requests may receive blob bytes at once"},
 		{"limits.requests-per-second", kindNumber, "how many requests without a body one client address may send in the long run, steps of an upload aside; 0 for no bound"},
