@@ -20,7 +20,7 @@ func (a *auth) logIn(ctx context.Context, x *exchange, name, password string) (i
 	}
 	x.login = name
 	if name == IssuerUser {
-		known := a.issuers[tokenIssuerOf(password)]
+		known := a.issuerOf(password)
 		if known == nil {
 			return identity{}, fmt.Errorf("%w: the password of %s is not the token of a known issuer", errUnauthenticated, IssuerUser)
 		}

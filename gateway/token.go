@@ -139,7 +139,7 @@ func (t *tokens) issue(kind tokenKind, claims tokenClaims, life time.Duration) (
 // errTokenKey, or errTokenExpired, with which the claims are returned as well.
 func (t *tokens) verify(kind tokenKind, token string) (*tokenClaims, error) {
 	keys := t.keys()
-	hash := sha256.Sum256([]byte(kind.header + " " + token))
+	hash := kind.hash(token)
 	known, found := t.verified.Get(hash)
 	if !found {
 		var err error
@@ -159,6 +159,14 @@ func (t *tokens) verify(kind tokenKind, token string) (*tokenClaims, error) {
 		return known.claims, errTokenExpired
 	}
 	return known.claims, nil
+}
+
+// known reports whether an access token was found to be one of ours before.
+func (t *tokens) known(token string) bool { return t.verified.Contains(accessToken.hash(token)) }
+
+// hash is what a token is remembered by.
+func (k tokenKind) hash(token string) [sha256.Size]byte {
+	return sha256.Sum256([]byte(k.header + " " + token))
 }
 
 // verifySignature checks everything about a token but the time.

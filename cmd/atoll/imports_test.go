@@ -34,6 +34,7 @@ func allowedImports() map[string]map[string]string {
 			"node":            "clusters for tests are made of nodes",
 			"metadata":        "the closing checks compare states",
 			"metadata/policy": "tests of login change the policy",
+			"gateway":         "what login costs is measured against a gateway without",
 			"blobstore":       "the closing checks read shards",
 			"consensus":       "the closing checks compare logs",
 			"proto":           "the closing checks read records",

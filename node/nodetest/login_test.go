@@ -30,7 +30,7 @@ func (c *Cluster) addUser(name, password string, groups ...string) {
 
 // loggedIn starts a cluster where clients log in, with an administrator as whom the
 // tests' own requests are made.
-func loggedIn(t *testing.T, n int, configure ...func(*node.Config)) *Cluster {
+func loggedIn(t testing.TB, n int, configure ...func(*node.Config)) *Cluster {
 	t.Helper()
 	c := Start(t, n, append(configure, func(cfg *node.Config) { cfg.Auth.Enabled = true })...)
 	c.addUser("root", "password of root", "admins")
