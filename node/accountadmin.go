@@ -36,7 +36,7 @@ func (a *admin) serveAccounts(w http.ResponseWriter, r *http.Request) {
 }
 
 // accountsAtOnce is how many accounts are read in one transaction.
-const accountsAtOnce = 1000
+const accountsAtOnce = 100
 
 // everyAccount calls visit for each account, by name, until it wants no more.
 func (a *admin) everyAccount(ctx context.Context, visit func(*atoll.Account) bool) error {

@@ -63,6 +63,7 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("GET /accounts/{name}", a.serveAccount)
 	mux.HandleFunc("PATCH /accounts/{name}", a.serveAccountChange)
 	mux.HandleFunc("DELETE /accounts/{name}", a.serveAccountRemoval)
+	mux.HandleFunc("POST /access", a.serveRestoreAccess)
 	mux.HandleFunc("GET /policy", a.servePolicy)
 	mux.HandleFunc("PUT /policy", a.serveNewPolicy)
 	mux.HandleFunc("GET /policy/check", a.servePolicyCheck)

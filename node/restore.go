@@ -25,6 +25,10 @@ type RestoreSummary struct {
 	Repositories uint64 `json:"repositories"`
 	Manifests    uint64 `json:"manifests"`
 	Tags         uint64 `json:"tags"`
+	// Accounts are those that the cluster had not. Policy tells whether it got the policy:
+	// not if it had one of its own, nor if the backup has none.
+	Accounts uint64 `json:"accounts"`
+	Policy   bool   `json:"policy"`
 	// Blobs were sent, BlobBytes in all; those that the cluster had are not counted.
 	Blobs     uint64 `json:"blobs"`
 	BlobBytes uint64 `json:"blob_bytes"`
@@ -36,7 +40,8 @@ type RestoreSummary struct {
 // ErrNotEmpty says that a backup is not restored over what a cluster has.
 var ErrNotEmpty = errors.New("the cluster has repositories already")
 
-// Restore brings repositories, blobs, manifests and tags of a backup into a cluster
+// Restore brings the policy, accounts, repositories, blobs, manifests and tags of a
+// backup into a cluster
 // of any size, through the node whose data folder is given, as clients would push
 // them. from is the backup's folder, or one of its metadata files. The cluster must
 // be empty, unless resume says that an earlier restore was cut off: what is there
@@ -71,6 +76,9 @@ func runRestore(ctx context.Context, dataDir, from, work string, resume bool) (*
 		if err := r.requireEmpty(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.access(ctx); err != nil {
+		return nil, err
 	}
 	err = eachRepository(ctx, archive.Store, func(repository string) error {
 		r.summary.Repositories++

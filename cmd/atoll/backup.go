@@ -71,7 +71,8 @@ func newRestoreCommand() *cobra.Command {
 		Use:   "restore --from FOLDER",
 		Short: "bring a backup into an empty cluster",
 		Long: `Push everything that is in a backup into an empty cluster, of any size: blobs,
-manifests and tags of all repositories. Uploads that were under way are not in it.
+manifests and tags of all repositories, and before them the policy and the accounts,
+of which those stay that the cluster has. Uploads that were under way are not in it.
 FOLDER is one that 'atoll backup --blobs' has written, of which the newest complete
 backup is taken, or one of the metadata files in it. A restore that was cut off is
 continued with --resume. DIR is a node's data folder, or the folder of dev; any node
@@ -89,6 +90,13 @@ of the cluster will do.`,
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "restored %d repositories with %d manifests and %d tags; %d blobs were sent, %s\n",
 				summary.Repositories, summary.Manifests, summary.Tags, summary.Blobs, binaryBytes(summary.BlobBytes))
+			if summary.Accounts > 0 || summary.Policy {
+				policy := "not the policy, since the backup has none or the cluster has its own"
+				if summary.Policy {
+					policy = "the policy"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "restored %d accounts and %s\n", summary.Accounts, policy)
+			}
 			return faultsOf("restored", summary.FaultCount, summary.Faults)
 		},
 	}
