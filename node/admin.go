@@ -56,6 +56,8 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("GET /repair", a.serveRepair)
 	mux.HandleFunc("POST /repair", a.serveRepair)
 	mux.HandleFunc("POST /tokens", a.serveCreateToken)
+	mux.HandleFunc("GET /ca", a.serveAuthority)
+	mux.HandleFunc("POST /ca/rotate", a.serveRotateAuthority)
 	mux.HandleFunc("GET /tokens", a.serveListTokens)
 	mux.HandleFunc("DELETE /tokens/{id}", a.serveRevokeToken)
 	mux.HandleFunc("GET /accounts", a.serveAccounts)
@@ -129,6 +131,7 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 	if progress, _ := a.repairProgress(); progress != nil {
 		status.Waiting = progress.Waiting
 	}
+	status.noteCertificates(a.peers.holdings())
 	status.judge(a.ready.forWrites(), a.downAfter)
 	status.noteRecovery(a.store.Recoveries())
 	return status, nil

@@ -62,9 +62,9 @@ type gate struct {
 	former map[authorityHash]time.Time
 }
 
-func newGate(nodes func() []*atoll.Node, log zerolog.Logger) *gate {
+func newGate(nodes func() []*atoll.Node, changed chan struct{}, log zerolog.Logger) *gate {
 	g := &gate{
-		nodes: nodes, changed: make(chan struct{}, 1), log: log,
+		nodes: nodes, changed: changed, log: log,
 		removed: make(map[string]time.Time), former: make(map[authorityHash]time.Time),
 	}
 	for _, node := range nodes() {
@@ -73,14 +73,6 @@ func newGate(nodes func() []*atoll.Node, log zerolog.Logger) *gate {
 		}
 	}
 	return g
-}
-
-// notify has Run look at the records. It never blocks.
-func (g *gate) notify() {
-	select {
-	case g.changed <- struct{}{}:
-	default: // it will look
-	}
 }
 
 // Run follows the records until ctx ends.

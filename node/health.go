@@ -59,9 +59,26 @@ func (s *Status) judge(writes error, downAfter time.Duration) {
 		worsen(HealthDegraded, "%d extents can't be repaired or moved, %s: add nodes or space, or end a drain with 'atoll drain --cancel'", s.Waiting[reason], reason)
 	}
 	for _, node := range s.Nodes {
+		if node.certificateLate {
+			worsen(HealthDegraded, "the certificate of node %s expires on %s and was not renewed: its log says why", node.ID, node.CertificateExpires.Format(time.DateTime))
+		}
+	}
+	for _, node := range s.Nodes {
 		if node.Draining {
 			s.Notes = append(s.Notes, node.drainNote())
 		}
+	}
+}
+
+// noteCertificates adds when the nodes' certificates expire.
+func (s *Status) noteCertificates(holdings []holding) {
+	for _, h := range holdings {
+		at := slices.IndexFunc(s.Nodes, func(n NodeStatus) bool { return n.ID == h.name })
+		if at < 0 || !h.known {
+			continue
+		}
+		s.Nodes[at].CertificateExpires = &h.expires
+		s.Nodes[at].certificateLate = time.Until(h.expires) < h.expires.Sub(h.issued)/selfRenewalShare
 	}
 }
 

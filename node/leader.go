@@ -51,6 +51,7 @@ func (l *leadership) Run(ctx context.Context) {
 	var others sync.WaitGroup
 	defer others.Wait()
 	others.Go(func() { l.watchLiveness(ctx) })
+	others.Go(func() { l.watchRotation(ctx) })
 	others.Go(func() { l.blobs.RepairCluster(ctx) })
 	if l.acme != nil {
 		others.Go(func() { l.acme.Keep(ctx) })

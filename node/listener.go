@@ -187,7 +187,7 @@ func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
 	admitted, err := l.track(conn, state)
 	if err != nil {
 		l.log.Info().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
-		admitted.Close()
+		_ = admitted.Close() // it was refused
 		return
 	}
 	timer := time.NewTimer(handshakeTimeout)
@@ -195,9 +195,9 @@ func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
 	select {
 	case target.conns <- admitted:
 	case <-timer.C:
-		admitted.Close()
+		_ = admitted.Close() // nobody takes it
 	case <-l.closing:
-		admitted.Close()
+		_ = admitted.Close() // nor then
 	}
 }
 

@@ -38,6 +38,10 @@ type clusterMetrics struct {
 	until  time.Time // for which they will do
 	known  bool
 
+	// authority is that of the state.
+	authority func() *atoll.ClusterAuthority
+
+	certificate, authorityExpires                                                  *prometheus.Desc
 	state, free, capacity, full, disk, diskFree, shards, shardBytes, blobs, leader *prometheus.Desc
 }
 
@@ -47,6 +51,10 @@ func newClusterMetrics(p *parts) *clusterMetrics {
 		return prometheus.NewDesc("atoll_"+name, help, labels, nil)
 	}
 	return &clusterMetrics{
+		authority:        p.machine.Authority,
+		certificate:      describe("cluster_certificate_expiry_timestamp_seconds", "When the certificate of a node expires by which the other nodes know it.", "name"),
+		authorityExpires: describe("cluster_authority_expiry_timestamp_seconds", "When the certificate authority of the cluster expires that signs the nodes' certificates."),
+
 		members: p.members, usage: p.store.ShardUsage, leads: p.replica.IsLeader, reachable: p.peers.reachable, log: p.component("metrics"),
 		census: func(ctx context.Context) (BlobCounts, error) { return countBlobs(ctx, p.store, p.peers) },
 		stats: func(member *atoll.Node) (*atoll.HeartbeatResponse, bool) {
@@ -72,7 +80,7 @@ func newClusterMetrics(p *parts) *clusterMetrics {
 
 // Describe implements prometheus.Collector.
 func (m *clusterMetrics) Describe(descriptions chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.state, m.free, m.capacity, m.full, m.disk, m.diskFree, m.shards, m.shardBytes, m.blobs, m.leader} {
+	for _, d := range []*prometheus.Desc{m.certificate, m.authorityExpires, m.state, m.free, m.capacity, m.full, m.disk, m.diskFree, m.shards, m.shardBytes, m.blobs, m.leader} {
 		descriptions <- d
 	}
 }
@@ -83,6 +91,9 @@ func (m *clusterMetrics) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	gauge(m.leader, oneIf(m.leads()))
+	if authority, err := parseAuthority(m.authority()); err == nil {
+		gauge(m.authorityExpires, float64(authority.signer().NotAfter.Unix()))
+	}
 	usage, err := m.usage()
 	if err != nil {
 		m.log.Warn().Err(err).Msg("no metrics of what nodes hold")
@@ -96,6 +107,9 @@ func (m *clusterMetrics) Collect(metrics chan<- prometheus.Metric) {
 			gauge(m.free, float64(stats.FreeBytes), member.Name)
 			gauge(m.capacity, float64(stats.CapacityBytes), member.Name)
 			gauge(m.full, oneIf(stats.FreeBytes == 0), member.Name)
+			if stats.CertificateExpiresUnixMs > 0 {
+				gauge(m.certificate, float64(stats.CertificateExpiresUnixMs)/1000, member.Name)
+			}
 			for _, disk := range stats.Disks {
 				gauge(m.disk, oneIf(disk.Fault == ""), member.Name, disk.Folder)
 				gauge(m.diskFree, float64(disk.FreeBytes), member.Name, disk.Folder)

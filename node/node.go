@@ -140,9 +140,11 @@ type parts struct {
 	listeners listeners
 	cluster   *clusterListener
 	// keys are nil with certificates from files.
-	keys      *keyring
-	lifetime  time.Duration // of certificates that this node signs
-	gate      *gate
+	keys     *keyring
+	lifetime time.Duration // of certificates that this node signs
+	gate     *gate
+	// published has a token when the records may have changed that the gate goes by.
+	published chan struct{}
 	pool      *connPool
 	machine   *metadata.Machine
 	store     *metadata.Store
@@ -178,7 +180,7 @@ type listeners struct{ registry, cluster, operations net.Listener }
 // open builds the node from the disk up. What was opened before an error is
 // closed again.
 func (n *Node) open(ctx context.Context) (p *parts, err error) {
-	p = &parts{cfg: n.cfg, log: n.log, lifetime: n.lifetime, metrics: prometheus.NewRegistry()}
+	p = &parts{cfg: n.cfg, log: n.log, lifetime: n.lifetime, published: make(chan struct{}, 1), metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -197,7 +199,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.keys = keys
+	p.keys, identity.log = keys, p.component("cluster")
 	if err := p.listen(); err != nil {
 		return p, err
 	}
@@ -255,7 +257,7 @@ func (n *Node) describe(folder *dataFolder) (*atoll.Node, error) {
 // openMetadata opens the state machine and the Raft replica under it.
 func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	dir := p.folder.path
-	p.machine, err = metadata.OpenMachine(metadata.MachineConfig{Dir: filepath.Join(dir, stateDir), Logger: p.component("metadata"), Fatal: n.die})
+	p.machine, err = metadata.OpenMachine(metadata.MachineConfig{Dir: filepath.Join(dir, stateDir), Logger: p.component("metadata"), Fatal: n.die, Published: p.notePublished})
 	if err != nil {
 		return err
 	}
@@ -285,9 +287,17 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	return nil
 }
 
+// notePublished is told by the state machine, which it must not hold up.
+func (p *parts) notePublished() {
+	select {
+	case p.published <- struct{}{}:
+	default: // the gate is going to look anyway
+	}
+}
+
 // openGate has the records decide what other nodes may do, and whom this one trusts.
 func (p *parts) openGate() error {
-	p.gate = newGate(p.machine.Nodes, p.component("cluster"))
+	p.gate = newGate(p.machine.Nodes, p.published, p.component("cluster"))
 	p.gate.inGroup = func(id string) bool { return isMember(p.replica, id) }
 	p.gate.cluster, p.gate.keys, p.gate.authority = p.cluster, p.keys, p.machine.Authority
 	p.cluster.gate = p.gate

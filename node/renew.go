@@ -230,4 +230,5 @@ func (k *keyring) describe(stats *atoll.HeartbeatResponse) {
 	issuer := issuedBy(certificate)
 	stats.AuthorityRevision, stats.CertificateIssuer = k.tls.trust.Load().revision, issuer[:]
 	stats.CertificateExpiresUnixMs = certificate.Leaf.NotAfter.UnixMilli()
+	stats.CertificateIssuedUnixMs = certificate.Leaf.NotBefore.Add(certificateBackdate).UnixMilli()
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // Health is the cluster's state in one word.
@@ -80,6 +81,11 @@ type NodeStatus struct {
 	ShardBytes uint64 `json:"shard_bytes"`
 	// Disks are its folders for shards.
 	Disks []DiskStatus `json:"disks,omitempty"`
+	// CertificateExpires is when its certificate does; nil if that is not known, or the
+	// certificate is from a file.
+	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
+	// certificateLate says that the certificate should have been renewed long ago.
+	certificateLate bool
 	// Draining says that it is being emptied, whatever its state.
 	Draining bool `json:"draining,omitempty"`
 	// PID is the process id, known only of the node that answered.

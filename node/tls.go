@@ -12,8 +12,10 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/rs/zerolog"
 )
 
 // Protocols on the cluster port, told apart in the TLS handshake (ALPN).
@@ -88,6 +90,10 @@ type clusterTLS struct {
 	// certificate has the authority's behind the node's.
 	certificate atomic.Pointer[tls.Certificate]
 	trust       atomic.Pointer[trust]
+	// log gets what an operator must know of handshakes that failed, complained when that
+	// last was, in Unix nanoseconds.
+	log        zerolog.Logger
+	complained atomic.Int64
 }
 
 // loadClusterTLS reads the three files and checks that they belong together and
@@ -155,7 +161,22 @@ func (t *clusterTLS) client(protocol string, expected certified) *tls.Config {
 		InsecureSkipVerify:     true, // verifyConnection does it, without the host name
 		NextProtos:             []string{protocol},
 		SessionTicketsDisabled: true,
-		VerifyConnection:       func(state tls.ConnectionState) error { return t.verifyConnection(state, expected) },
+		VerifyConnection: func(state tls.ConnectionState) error {
+			err := t.verifyConnection(state, expected)
+			if errors.Is(err, errUntrusted) {
+				t.complain(err)
+			}
+			return err
+		},
+	}
+}
+
+// complain logs that this node does not trust another, now and then: whoever dials tries
+// again and again, and tells nobody.
+func (t *clusterTLS) complain(err error) {
+	now, last := time.Now().UnixNano(), t.complained.Load()
+	if time.Duration(now-last) > waitingLogInterval && t.complained.CompareAndSwap(last, now) {
+		t.log.Warn().Err(err).Msg("this node does not trust the one that it has dialled")
 	}
 }
 

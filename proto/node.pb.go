@@ -307,6 +307,7 @@ type HeartbeatResponse struct {
 	// SHA-256 of the authority's certificate that has signed the node's.
 	CertificateIssuer        []byte `protobuf:"bytes,13,opt,name=certificate_issuer,json=certificateIssuer,proto3" json:"certificate_issuer,omitempty"`
 	CertificateExpiresUnixMs int64  `protobuf:"varint,14,opt,name=certificate_expires_unix_ms,json=certificateExpiresUnixMs,proto3" json:"certificate_expires_unix_ms,omitempty"`
+	CertificateIssuedUnixMs  int64  `protobuf:"varint,15,opt,name=certificate_issued_unix_ms,json=certificateIssuedUnixMs,proto3" json:"certificate_issued_unix_ms,omitempty"`
 	unknownFields            protoimpl.UnknownFields
 	sizeCache                protoimpl.SizeCache
 }
@@ -435,6 +436,13 @@ func (x *HeartbeatResponse) GetCertificateIssuer() []byte {
 func (x *HeartbeatResponse) GetCertificateExpiresUnixMs() int64 {
 	if x != nil {
 		return x.CertificateExpiresUnixMs
+	}
+	return 0
+}
+
+func (x *HeartbeatResponse) GetCertificateIssuedUnixMs() int64 {
+	if x != nil {
+		return x.CertificateIssuedUnixMs
 	}
 	return 0
 }
@@ -928,7 +936,7 @@ const file_node_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"+\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb0\x04\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xed\x04\n" +
 	"\x11HeartbeatResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -945,7 +953,8 @@ const file_node_proto_rawDesc = "" +
 	"\x05disks\x18\v \x03(\v2\x14.atoll.v1.DiskReportR\x05disks\x12-\n" +
 	"\x12authority_revision\x18\f \x01(\x04R\x11authorityRevision\x12-\n" +
 	"\x12certificate_issuer\x18\r \x01(\fR\x11certificateIssuer\x12=\n" +
-	"\x1bcertificate_expires_unix_ms\x18\x0e \x01(\x03R\x18certificateExpiresUnixMs\"7\n" +
+	"\x1bcertificate_expires_unix_ms\x18\x0e \x01(\x03R\x18certificateExpiresUnixMs\x12;\n" +
+	"\x1acertificate_issued_unix_ms\x18\x0f \x01(\x03R\x17certificateIssuedUnixMs\"7\n" +
 	"\fRenewRequest\x12'\n" +
 	"\x0fsigning_request\x18\x01 \x01(\fR\x0esigningRequest\"D\n" +
 	"\rRenewResponse\x123\n" +

@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		newServeCommand(), newDevCommand(), newStatusCommand(),
 		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newRecoverCommand(), newCollectCommand(),
 		newUserCommand(), newRobotCommand(), newPolicyCommand(),
-		newTokenCommand(), newCertsCommand(), newVersionCommand(),
+		newTokenCommand(), newAuthorityCommand(), newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)
 	root.SetArgs(args)
