@@ -151,7 +151,15 @@ func (a *admin) serveCreateToken(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if !a.checkAudit(w) {
+		return
+	}
 	token, err := a.createToken(r.Context(), ttl, uses, query.Get("description"))
+	id := ""
+	if err == nil {
+		id = token.ID
+	}
+	a.auditAdmin(r, "token create", id, fmt.Sprintf("for %d nodes and %s, %q", uses, ttl, query.Get("description")), err)
 	answerAdmin(w, token, err)
 }
 
@@ -187,7 +195,6 @@ func (a *admin) createToken(ctx context.Context, ttl time.Duration, uses int, de
 	if err != nil {
 		return nil, err
 	}
-	a.log.Info().Str("token", token.id).Time("expires", now.Add(ttl)).Int("uses", uses).Msg("join token created")
 	return &JoinToken{JoinTokenInfo: joinTokenInfo(record, now), Token: token.encode()}, nil
 }
 
@@ -219,13 +226,14 @@ func joinTokenInfo(record *atoll.JoinToken, now time.Time) JoinTokenInfo {
 }
 
 func (a *admin) serveRevokeToken(w http.ResponseWriter, r *http.Request) {
+	if !a.checkAudit(w) {
+		return
+	}
 	id := r.PathValue("id")
 	err := a.store.DeleteJoinToken(r.Context(), id)
 	if errors.Is(err, metadata.ErrJoinToken) {
 		err = refusal(fmt.Sprintf("there is no join token %q: 'atoll token list' shows those that there are", id))
 	}
-	if err == nil {
-		a.log.Info().Str("token", id).Msg("join token revoked")
-	}
+	a.auditAdmin(r, "token revoke", id, "", err)
 	answerAdmin(w, struct{}{}, err)
 }

@@ -200,7 +200,11 @@ func (a *admin) serveAuthority(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (a *admin) serveRotateAuthority(w http.ResponseWriter, r *http.Request) {
-	err := a.rotateAuthority(r.Context())
+	if !a.checkAudit(w) {
+		return
+	}
+	fingerprint, err := a.rotateAuthority(r.Context())
+	a.auditAdmin(r, "ca rotate", fingerprint, "", err)
 	var status *AuthorityStatus
 	if err == nil {
 		status, err = a.authorityStatus()
@@ -208,36 +212,33 @@ func (a *admin) serveRotateAuthority(w http.ResponseWriter, r *http.Request) {
 	answerAdmin(w, status, err)
 }
 
-// rotateAuthority takes the first step, which needs nobody's consent.
-func (a *admin) rotateAuthority(ctx context.Context) error {
+// rotateAuthority takes the first step, which needs nobody's consent, and returns the
+// new authority's fingerprint.
+func (a *admin) rotateAuthority(ctx context.Context) (string, error) {
 	if err := a.store.CatchUp(ctx); err != nil {
-		return err
+		return "", err
 	}
 	record := a.store.LocalAuthority()
 	authority, err := parseAuthority(record)
 	if errors.Is(err, errNoAuthority) {
-		return refusal(err.Error())
+		return "", refusal(err.Error())
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	if state := rotationOf(record); state != rotationSettled {
-		return refusal(fmt.Sprintf("the authority is being changed already (%s): 'atoll ca status' shows what that waits for", state))
+		return "", refusal(fmt.Sprintf("the authority is being changed already (%s): 'atoll ca status' shows what that waits for", state))
 	}
 	made, err := makeAuthorityRecord(authority.signer().Subject.CommonName)
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = a.store.PutAuthority(ctx, record.GetRevision(), []*atoll.AuthorityCertificate{record.GetCertificates()[0], made})
 	if errors.Is(err, metadata.ErrChanged) {
-		return refusal("somebody else has begun to change the authority at this moment: see 'atoll ca status'")
-	}
-	if err != nil {
-		return err
+		return "", refusal("somebody else has begun to change the authority at this moment: see 'atoll ca status'")
 	}
 	fingerprint := sha256Of(made.GetDer())
-	a.log.Warn().Str("new", hex.EncodeToString(fingerprint[:])).Msg("change of the certificate authority begun")
-	return nil
+	return hex.EncodeToString(fingerprint[:]), err
 }
 
 // authorityStatus is what this node knows; it needs no quorum.
