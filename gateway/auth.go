@@ -28,6 +28,9 @@ type Accounts interface {
 	// CatchUpForContent is CatchUp for reads by digest: without a quorum it does not
 	// fail, but calls metadata.NoteStale.
 	CatchUpForContent(ctx context.Context) error
+	// CatchUpForNames is CatchUp for reads of tags and lists: it is CatchUpForContent if
+	// the operator prefers an old answer to none.
+	CatchUpForNames(ctx context.Context) error
 }
 
 // AuthConfig is how clients log in. Zero fields take the defaults.

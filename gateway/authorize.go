@@ -91,11 +91,20 @@ func (g *gateway) mayBeAnonymous(x *exchange) bool {
 
 // catchUp makes what this node knows of accounts and the policy as new as the request,
 // and the handler's reads with it: they need not ask the cluster again. Without a
-// quorum, reads by digest go on with what the node knows.
+// quorum, what reads go on with what the node knows, goes on with the rights that it
+// knows; what writes never does.
+//
+// So do tokens: most clients want one for every pull. One that was given out on old
+// knowledge gives nothing more for that: whatever it is used for looks up who has it,
+// and what that one may do, as any other request does.
 func (g *gateway) catchUp(ctx context.Context, x *exchange) (context.Context, error) {
 	catchUp := g.auth.Accounts.CatchUp
-	if isReading(x.r.Method) && (x.operation == opBlob || x.operation == opManifest && x.byDigest()) {
+	switch reading := isReading(x.r.Method); {
+	case x.operation == opToken, x.operation == opBase,
+		reading && (x.operation == opBlob || x.operation == opManifest && x.byDigest()):
 		catchUp = g.auth.Accounts.CatchUpForContent
+	case reading && (x.operation == opManifest || x.operation == opTags || x.operation == opReferrers || x.operation == opCatalog):
+		catchUp = g.auth.Accounts.CatchUpForNames
 	}
 	if isReading(x.r.Method) {
 		ctx = metadata.WithBarrier(ctx)

@@ -382,7 +382,18 @@ func TestLoginWithoutQuorum(t *testing.T) {
 		s.want(http.StatusServiceUnavailable, http.MethodGet, "/v2/a/app/tags/list", "", who)
 		s.want(http.StatusServiceUnavailable, http.MethodPost, "/v2/a/app/blobs/uploads/", "", who)
 	}
-	s.want(http.StatusServiceUnavailable, http.MethodGet, "/token", "", user("alice"))
+	// Clients ask for a token before each pull: one that can read by digest, and write no
+	// more than the password can.
+	fresh := bearer(s.token(user("alice"), "repository:a/app:pull,push"))
+	s.want(http.StatusOK, http.MethodGet, "/v2/a/app/blobs/"+digest, "", fresh)
+	s.want(http.StatusServiceUnavailable, http.MethodPost, "/v2/a/app/blobs/uploads/", "", fresh)
+	s.want(http.StatusOK, http.MethodGet, "/v2/", "", fresh)
+	s.want(http.StatusUnauthorized, http.MethodGet, "/token", "", basic("alice", "wrong"))
+	s.accounts.mu.Lock()
+	s.accounts.availableReads = true
+	s.accounts.mu.Unlock()
+	s.want(http.StatusOK, http.MethodGet, "/v2/a/app/tags/list", "", fresh)
+	s.want(http.StatusServiceUnavailable, http.MethodPost, "/v2/a/app/blobs/uploads/", "", fresh)
 	// A key that this node can't know is no reason to throw the token away.
 	known := s.accounts.keys
 	s.accounts.addKey()

@@ -24,6 +24,8 @@ type memoryAccounts struct {
 	catchUps int
 	// catchUpErr makes CatchUp fail, and CatchUpForContent note that it is stale.
 	catchUpErr error
+	// availableReads makes CatchUpForNames CatchUpForContent.
+	availableReads bool
 }
 
 func newMemoryAccounts(t testing.TB, text string) *memoryAccounts {
@@ -118,6 +120,16 @@ func (m *memoryAccounts) CatchUp(context.Context) error {
 	defer m.mu.Unlock()
 	m.catchUps++
 	return m.catchUpErr
+}
+
+func (m *memoryAccounts) CatchUpForNames(ctx context.Context) error {
+	m.mu.Lock()
+	available := m.availableReads
+	m.mu.Unlock()
+	if available {
+		return m.CatchUpForContent(ctx)
+	}
+	return m.CatchUp(ctx)
 }
 
 func (m *memoryAccounts) CatchUpForContent(ctx context.Context) error {

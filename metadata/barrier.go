@@ -78,3 +78,9 @@ func (s *Store) CatchUp(ctx context.Context) error {
 func (s *Store) CatchUpForContent(ctx context.Context) error {
 	return s.readContent(ctx, func(view) error { return ctx.Err() })
 }
+
+// CatchUpForNames is CatchUp for a request that tags and lists answer: it is
+// CatchUpForContent if StoreConfig.AvailableReads says so. Error: ErrUnavailable.
+func (s *Store) CatchUpForNames(ctx context.Context) error {
+	return s.readNamed(ctx, func(view) error { return ctx.Err() })
+}

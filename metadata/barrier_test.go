@@ -104,6 +104,14 @@ func TestRequestWithoutQuorumWaitsOnce(t *testing.T) {
 		if took := time.Since(begin); took != 10*time.Second {
 			t.Errorf("all reads together take %v", took)
 		}
+		if err := s.CatchUpForNames(WithBarrier(t.Context())); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("rights to see tags without a quorum: %v", err)
+		}
+		available := NewStore(log.machine, log, StoreConfig{AvailableReads: true})
+		watched, stale = WatchStale(t.Context())
+		if err := available.CatchUpForNames(watched); err != nil || !stale.Happened() {
+			t.Errorf("rights to see tags that may be old: %v, stale %v", err, stale.Happened())
+		}
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := s.CatchUpForContent(gone); !errors.Is(err, context.Canceled) {

@@ -171,6 +171,10 @@ func TestLoginWithoutQuorum(t *testing.T) {
 		t.Errorf("a read by digest took %s", took)
 	}
 	n1.wantStatus(http.StatusServiceUnavailable, http.MethodPost, "/v2/team/app/blobs/uploads/", nil, root)
+	// Most clients begin each pull with a new token.
+	fresh := n1.token("root", "repository:team/app:pull,push")
+	n1.wantStatus(http.StatusOK, http.MethodHead, "/v2/team/app/blobs/"+Digest(layer), nil, fresh)
+	n1.wantStatus(http.StatusServiceUnavailable, http.MethodPost, "/v2/team/app/blobs/uploads/", nil, fresh)
 	for _, m := range c.Members[1:] {
 		m.Start()
 	}
