@@ -279,6 +279,9 @@ func TestSignaturesOpenOneBlob(t *testing.T) {
 		}
 	}
 	a.want(http.StatusOK, http.MethodGet, blob, "", user("bob"))
+	if reply := a.do("GET", blob+"?"+signed, ""); !strings.HasPrefix(reply.Header.Get("Cache-Control"), "private,") {
+		t.Errorf("caches may keep it: %v", reply.Header)
+	}
 }
 
 // TestBodiesOfStrangersAreNotAwaited has a client announce a body and wait: it is told

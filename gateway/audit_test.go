@@ -122,7 +122,7 @@ func TestAudit(t *testing.T) {
 		{"delete of a blob", func() { a.want(202, "DELETE", "/v2/b/app/blobs/"+digest, "", root) },
 			AuditRecord{Event: eventDelete, Result: resultOK, Subject: "user:root", Method: "password", Repository: "b/app", Digest: digest, Request: "DELETE", Status: 202}},
 		{"no name", func() { a.want(400, "PUT", "/v2/%1b[2J%0a/manifests/v1", emptyIndex, root, manifest) },
-			AuditRecord{Event: eventPush, Result: resultFailed, Repository: "\x1b[2J\n", Tags: []string{"v1"}, Subject: "anonymous", Request: "PUT", Status: 400, Code: codeNameInvalid}},
+			AuditRecord{Event: eventPush, Result: resultFailed, Repository: "\x1b[2J\n", Tags: []string{"v1"}, Request: "PUT", Status: 400, Code: codeNameInvalid}},
 	} {
 		got := a.next(c.request)
 		if got.Client != "127.0.0.1" || got.RequestID == "" || got.Node != "n1" || time.Since(got.Time) > time.Minute || (got.Reason == "") != (got.Status < 400) {

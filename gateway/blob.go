@@ -36,6 +36,10 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 	header.Set("Etag", etag)
 	// A digest's content never changes; nobody on the way may recode it.
 	header.Set("Cache-Control", "max-age=31536000, no-transform")
+	if isSigned(x.query) {
+		// A cache that others use would go on serving it when the signature has expired.
+		header.Set("Cache-Control", "private, max-age=31536000, no-transform")
+	}
 	header.Set("Docker-Content-Digest", x.reference)
 	if stale.Happened() {
 		x.warnStale()

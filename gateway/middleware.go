@@ -49,7 +49,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	event.Str("request_id", x.id).Str("method", logged(r.Method)).Str("path", logged(r.URL.Path)).Int("status", status).
 		Str("operation", x.operation.String()).Str("repository", logged(x.repository)).Str("reference", logged(x.reference)).Str("upload", x.upload).
 		Uint64("received", x.body.received).Uint64("sent", x.w.written).Dur("took", took).
-		Str("redirect", string(x.redirected)).Str("subject", g.owner(x)).Str("token", x.who.tokenID).
+		Str("redirect", string(x.redirected)).Str("subject", x.who.name()).Str("token", x.who.tokenID).
 		Str("remote", r.RemoteAddr).Stringer("client", x.origin.client).Str("agent", logged(r.UserAgent())).Err(clipError(err)).Msg("request")
 	if cut {
 		// The reply is not complete. Only a broken connection keeps the client from

@@ -27,10 +27,15 @@ const loginOperator loginMethod = "operator"
 // operator is who the operator is where a subject is named: nobody that a policy knows.
 var operator = identity{subject: policy.Subject{}, method: loginOperator, presented: true}
 
-// name is how an identity is called in logs and in the records of uploads.
+// name is how an identity is called in logs and in the records of uploads; empty as long
+// as it is not known, and where nobody logs in.
 func (who identity) name() string {
-	if who.method == loginOperator {
+	switch who.method {
+	case "":
+		return ""
+	case loginOperator:
 		return string(loginOperator)
+	default:
+		return who.subject.String()
 	}
-	return who.subject.String()
 }

@@ -40,11 +40,13 @@ const (
 	tokenIssuer = "atoll"
 	// tokenSkew is how far the clocks of two nodes may be apart.
 	tokenSkew = time.Minute
-	// maxTokenBytes bounds what is taken for a token at all. Those of other issuers
-	// can list many groups.
-	maxTokenBytes = 16 << 10
-	// maxVerifiedTokens is how many tokens are remembered as well signed; about 30 MB.
+	// maxTokenBytes bounds what is taken for a token at all. One with as many scopes and
+	// groups as there can be, all of the longest names, has 56 KB.
+	maxTokenBytes = 64 << 10
+	// maxVerifiedTokens is how many tokens are remembered as well signed, if they have
+	// no more than maxVerifiedBytes: most have less than 1 KB, and so about 30 MB do.
 	maxVerifiedTokens = 1 << 14
+	maxVerifiedBytes  = 4 << 10
 	// maxKnownKeys is for keys in use and the one before.
 	maxKnownKeys = 16
 )
@@ -146,7 +148,9 @@ func (t *tokens) verify(kind tokenKind, token string) (*tokenClaims, error) {
 		if known, err = t.verifySignature(kind, token, keys); err != nil {
 			return nil, err
 		}
-		t.verified.Add(hash, known)
+		if len(token) <= maxVerifiedBytes {
+			t.verified.Add(hash, known)
+		}
 	}
 	if findTokenKey(keys, known.key) == nil {
 		return nil, errTokenKey

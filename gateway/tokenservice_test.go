@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -178,5 +179,22 @@ func TestNoLoginNoTokens(t *testing.T) {
 	s.want(http.StatusOK, http.MethodGet, "/v2/", "", basic("alice", "wrong"))
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		s.want(http.StatusNotFound, method, "/token", "")
+	}
+}
+
+// TestLargestToken asks for as much as a token can have, of the longest names: it is
+// taken all the same, but not remembered.
+func TestLargestToken(t *testing.T) {
+	s := startAuth(t)
+	var scopes []string
+	for i := range maxScopes {
+		name := fmt.Sprintf("a/%02d/", i)
+		scopes = append(scopes, "repository:"+name+strings.Repeat("x", maxRepositoryBytes-len(name))+":pull,push,delete")
+	}
+	token := s.token(user("root"), scopes...)
+	before := s.gateway.auth.tokens.verified.Len()
+	s.want(http.StatusOK, http.MethodGet, "/v2/", "", bearer(token))
+	if after := s.gateway.auth.tokens.verified.Len(); after != before || len(token) < 20<<10 {
+		t.Errorf("a token of %d bytes is remembered: %d, then %d", len(token), before, after)
 	}
 }
