@@ -1,10 +1,23 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	containerd "github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/regclient/regclient"
+	"github.com/regclient/regclient/config"
+	"github.com/regclient/regclient/scheme/reg"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content/memory"
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // loginPolicy lets everybody pull what is public, and developers push what is theirs.
@@ -51,6 +64,7 @@ func TestLogin(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		for name, client := range map[string]func(*testing.T, *loginCluster){
 			"docker": loginDocker, "podman": loginPodman, "skopeo": loginSkopeo, "crane": loginCrane,
+			"containerd": loginContainerd, "oras": loginORAS, "regclient": loginRegclient,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -189,4 +203,109 @@ func loginCrane(t *testing.T, c *loginCluster) {
 		}
 	}
 	refused(t, crane(alice, "delete", own)...)
+}
+
+// loginContainerd posts the password as a form, as the kubelet's and nerdctl's pulls do.
+func loginContainerd(t *testing.T, c *loginCluster) {
+	as := func(name, password string) remotes.Resolver {
+		return containerd.NewResolver(containerd.ResolverOptions{Hosts: containerd.ConfigureDefaultRegistries(
+			containerd.WithPlainHTTP(containerd.MatchAllHosts),
+			containerd.WithAuthorizer(containerd.NewDockerAuthorizer(containerd.WithAuthCreds(func(string) (string, string, error) { return name, password, nil }))),
+		)})
+	}
+	ctx, host, image := t.Context(), c.host(""), newLibraryImage(t)
+	source := containerdStore(t)
+	for blob, desc := range image.blobs() {
+		ingest(t, source, desc, *blob)
+	}
+	ingest(t, source, image.descriptor(), image.manifest)
+	push := func(resolver remotes.Resolver, name string) error {
+		pusher, err := resolver.Pusher(ctx, host+name)
+		if err != nil {
+			return err
+		}
+		return remotes.PushContent(ctx, pusher, image.descriptor(), source, nil, platforms.All, nil)
+	}
+	for _, name := range []string{"/team/containerd:one", "/public/containerd:one"} {
+		if err := push(as("ci", c.secret), name); err != nil {
+			t.Fatalf("push of %s: %v", name, err)
+		}
+	}
+	if err := push(as("ci", "wrong"), "/team/containerd:two"); err == nil {
+		t.Error("pushed with a wrong secret")
+	}
+	containerdPull(t, as("alice", c.password), host+"/team/containerd:one", image)
+	containerdPull(t, as("", ""), host+"/public/containerd:one", image)
+	if _, _, err := as("", "").Resolve(ctx, host+"/team/containerd:one"); err == nil {
+		t.Error("resolved without credentials")
+	}
+	pusher, err := as("ci", c.secret).Pusher(ctx, host+"/team/containerd-copy:one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostname, _, _ := strings.Cut(host, ":")
+	for _, desc := range image.blobs() {
+		desc.Annotations = map[string]string{"containerd.io/distribution.source." + hostname: "team/containerd"}
+		if _, err := pusher.Push(ctx, desc); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("mount of %s: %v", desc.Digest, err)
+		}
+	}
+}
+
+// loginORAS gets its tokens in both ways: helm posts a form first.
+func loginORAS(t *testing.T, c *loginCluster) {
+	ctx, host := t.Context(), c.host("")
+	for name, form := range map[string]bool{"oras": false, "helm": true} {
+		source := memory.New()
+		layer, err := oras.PushBytes(ctx, source, "application/octet-stream", randomBytes(2<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		artifact, err := oras.PackManifest(ctx, source, oras.PackManifestVersion1_1, artifactType, oras.PackManifestOptions{Layers: []ocispec.Descriptor{layer}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := source.Tag(ctx, artifact, "one"); err != nil {
+			t.Fatal(err)
+		}
+		repository := orasRepository(t, host+"/team/"+name)
+		if _, err := oras.Copy(ctx, source, "one", repository, "one", oras.DefaultCopyOptions); err == nil {
+			t.Errorf("%s has pushed without credentials", name)
+		}
+		repository.Client = &auth.Client{
+			Credential: auth.StaticCredential(host, auth.Credential{Username: "alice", Password: c.password}), ForceAttemptOAuth2: form, Cache: auth.NewCache(),
+		}
+		if _, err := oras.Copy(ctx, source, "one", repository, "one", oras.DefaultCopyOptions); err != nil {
+			t.Fatalf("%s pushes: %v", name, err)
+		}
+		if _, err := oras.Copy(ctx, repository, "one", memory.New(), "one", oras.DefaultCopyOptions); err != nil {
+			t.Errorf("%s pulls: %v", name, err)
+		}
+	}
+}
+
+// loginRegclient pushes in chunks, and tries to mount first from wherever there is one.
+func loginRegclient(t *testing.T, c *loginCluster) {
+	host := c.host("")
+	settings := *config.HostNewName(host)
+	settings.TLS, settings.User, settings.Pass = config.TLSDisabled, "ci", c.secret
+	settings.BlobChunk, settings.BlobMax = 3<<20, 4<<20
+	counts := &requestCounter{}
+	rc := regclient.New(regclient.WithConfigHost(settings), regclient.WithRegOpts(reg.WithHTTPClient(&http.Client{Transport: counts})))
+	r := regclientTest{t: t, rc: rc, counts: counts, host: host, image: newLibraryImage(t)}
+	one := r.ref("team/regclient:one")
+	for blob, desc := range r.image.blobs() {
+		r.put(one, string(desc.MediaType), *blob)
+	}
+	r.putManifest(one, r.image.manifest)
+	r.pull(one)
+	if counts.chunks.Load() == 0 {
+		t.Error("nothing was pushed in chunks")
+	}
+	if tags, err := rc.TagList(t.Context(), one); err != nil || strings.Join(tags.Tags, " ") != "one" {
+		t.Errorf("regclient lists %+v, %v", tags, err)
+	}
+	if err := rc.TagDelete(t.Context(), one); err == nil {
+		t.Error("regclient has deleted a tag without the right to")
+	}
 }
