@@ -44,6 +44,8 @@ type devConfig struct {
 	listen string
 	// data is the folder for everything.
 	data string
+	// auth has clients log in, by TLS; nil for as the last time, or not in a new folder.
+	auth *bool
 	// set are settings for all nodes, KEY=VALUE.
 	set []string
 	// json turns the output into JSON lines, the nodes' whole logs included.
@@ -54,13 +56,17 @@ type devConfig struct {
 }
 
 func newDevCommand() *cobra.Command {
-	cfg := devConfig{}
+	cfg, auth := devConfig{}, false
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "run a whole cluster on this machine",
 		Long: `Run a cluster of several nodes on this machine, each a process of its own, with
 a balancer in front. Kill nodes and start them again: DIR/dev.json says how.
-Ctrl-C stops everything; the data stays in DIR for the next time.`,
+Ctrl-C stops everything; the data stays in DIR for the next time.
+
+Everybody who reaches the balancer may do everything, unless there is --auth: then
+clients speak TLS and log in, with a certificate of an authority that is made in DIR,
+as a user admin that is made at the first start.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			executable, err := os.Executable()
@@ -70,6 +76,9 @@ Ctrl-C stops everything; the data stays in DIR for the next time.`,
 			if cmd.Flags().Changed("nodes") && cfg.nodes < 1 {
 				return fmt.Errorf("--nodes: %d is not 1 to %d", cfg.nodes, maxDevNodes)
 			}
+			if cmd.Flags().Changed("auth") {
+				cfg.auth = &auth
+			}
 			cfg.executable, cfg.out = executable, cmd.OutOrStdout()
 			return newDev(cfg).Run(cmd.Context())
 		},
@@ -78,6 +87,7 @@ Ctrl-C stops everything; the data stays in DIR for the next time.`,
 	flags.IntVar(&cfg.nodes, "nodes", 0, fmt.Sprintf("number of nodes, 1 to %d (default: as many as the data folder has, or %d)", maxDevNodes, defaultDevNodes))
 	flags.StringVar(&cfg.listen, "listen", "", "address of the balancer; node i has its port + i, and its cluster and operations ports 100 and 200 above that (default: as before, or "+defaultDevListen+")")
 	flags.StringVar(&cfg.data, "data", "./atoll-data", "data folder, made when absent")
+	flags.BoolVar(&auth, "auth", false, "have clients log in, by TLS (default: as before, or not)")
 	flags.StringArrayVar(&cfg.set, "set", nil, "KEY=VALUE of a setting of serve, for all nodes; may be repeated")
 	flags.BoolVar(&cfg.json, "json", false, "print JSON lines, with all the nodes log")
 	return cmd
@@ -162,6 +172,9 @@ func (d *dev) prepare() (release func(), listener net.Listener, err error) {
 	if err == nil {
 		err = d.plan.makeCertificates()
 	}
+	if err == nil && d.plan.auth {
+		err = d.plan.makeRegistryCertificate()
+	}
 	if err != nil {
 		lock.Close()
 		if listener != nil {
@@ -221,7 +234,7 @@ func (d *dev) writeFile() error {
 		file.Nodes = append(file.Nodes, devFileNode{
 			ID:         n.plan.name,
 			PID:        n.pid,
-			Registry:   "http://" + n.plan.registry,
+			Registry:   d.plan.scheme() + "://" + n.plan.registry,
 			Cluster:    n.plan.cluster,
 			Operations: "http://" + n.plan.operations,
 			Data:       n.plan.data,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func (d *dev) form(ctx context.Context) error {
 		}
 		patience := !firstReady.IsZero() && time.Since(firstReady) > formingPatience
 		if progress.ready > 0 && progress.ready+progress.dead == len(d.nodes) || patience {
-			d.formed(time.Since(began))
+			d.formed(ctx, time.Since(began))
 			return nil
 		}
 		text := progress.text
@@ -79,24 +80,27 @@ func (d *dev) formation() formation {
 
 // formed tells people what they have and what to type next, and programs that it
 // is ready.
-func (d *dev) formed(took time.Duration) {
+func (d *dev) formed(ctx context.Context, took time.Duration) {
 	d.report.quiet.Store(false)
+	login := d.openDoor(ctx)
 	d.report.event(zerolog.InfoLevel, "", fmt.Sprintf("the cluster is ready after %.1f s", took.Seconds()))
-	host := strings.TrimPrefix(d.plan.url, "http://")
-	program := programName(d.cfg.executable)
-	first := d.nodes[0]
+	host, program, first := d.plan.host(), programName(d.cfg.executable), d.nodes[0]
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n  registry  %s   shares requests out over the nodes\n", d.plan.url)
 	for _, n := range d.nodes {
-		fmt.Fprintf(&b, "  %-8s  http://%s   pid %d, log %s\n", n.plan.name, n.plan.registry, n.pid, n.logPath())
+		fmt.Fprintf(&b, "  %-8s  %s://%s   pid %d, log %s\n", n.plan.name, d.plan.scheme(), n.plan.registry, n.pid, n.logPath())
 	}
-	fmt.Fprintf(&b, `
+	skopeo := "--dest-tls-verify=false"
+	if d.plan.auth {
+		skopeo = "--dest-cert-dir=" + shellLine([]string{filepath.Dir(d.plan.certificate.CA)})
+	}
+	fmt.Fprintf(&b, `%[6]s
 Push and pull in a second terminal, for example:
 
   docker pull alpine && docker tag alpine %[1]s/alpine
   docker push %[1]s/alpine
   docker pull %[1]s/alpine
-  skopeo copy --dest-tls-verify=false docker://docker.io/library/alpine docker://%[1]s/alpine
+  skopeo copy %[7]s docker://docker.io/library/alpine docker://%[1]s/alpine
 
 See how the cluster is, kill a node, and push and pull again:
 
@@ -106,6 +110,6 @@ See how the cluster is, kill a node, and push and pull again:
 
 The last line starts that node again. Ctrl-C stops everything.
 
-`, host, program, shellLine([]string{d.plan.dir}), first.pid, shellLine(first.argv))
+`, host, program, shellLine([]string{d.plan.dir}), first.pid, shellLine(first.argv), login, skopeo)
 	d.report.text(b.String())
 }

@@ -33,7 +33,7 @@ const (
 
 // devOwnSettings are those that argv gives each node.
 var devOwnSettings = []string{
-	"name", "data", "join", "bootstrap", "token", "token-file", "registry.listen", "registry.url", "registry.plain-http", "registry.tls.cert", "registry.tls.key",
+	"name", "data", "join", "bootstrap", "token", "token-file", "auth.enabled", "registry.listen", "registry.url", "registry.plain-http", "registry.tls.cert", "registry.tls.key",
 	"cluster.listen", "cluster.address", "cluster.ca", "cluster.cert", "cluster.key", "operations.listen",
 }
 
@@ -44,6 +44,9 @@ type devPlan struct {
 	// dir is the absolute data folder.
 	dir   string
 	nodes []devNodePlan
+	// auth has clients log in, by TLS with the certificate, which is empty otherwise.
+	auth        bool
+	certificate node.RegistryCertificate
 	// settings are flags of serve that all nodes get.
 	settings []string
 }
@@ -64,14 +67,18 @@ func (c devConfig) plan() (devPlan, error) {
 	if err != nil {
 		return devPlan{}, err
 	}
-	before := strings.TrimPrefix(last.Registry, "http://")
+	before, auth := strings.CutPrefix(last.Registry, "https://")
+	before = strings.TrimPrefix(before, "http://")
+	if c.auth != nil {
+		auth = *c.auth
+	}
 	nodes := cmp.Or(c.nodes, len(last.Nodes), defaultDevNodes)
 	listen := cmp.Or(c.listen, before, defaultDevListen)
 	if nodes < len(last.Nodes) {
 		return devPlan{}, fmt.Errorf("--nodes: %s holds the data of %d nodes, and a cluster must not lose any: start all of them, or choose another --data",
 			c.data, len(last.Nodes))
 	}
-	plan, err := planDev(listen, c.data, nodes)
+	plan, err := planDev(listen, c.data, nodes, auth)
 	if err != nil {
 		return devPlan{}, err
 	}
@@ -110,7 +117,7 @@ func devSettings(set []string) (flags []string, err error) {
 }
 
 // planDev works out names, ports and folders.
-func planDev(listen, dir string, nodes int) (devPlan, error) {
+func planDev(listen, dir string, nodes int, auth bool) (devPlan, error) {
 	if nodes < 1 || nodes > maxDevNodes {
 		return devPlan{}, fmt.Errorf("--nodes: %d is not 1 to %d", nodes, maxDevNodes)
 	}
@@ -128,7 +135,8 @@ func planDev(listen, dir string, nodes int) (devPlan, error) {
 	if err != nil {
 		return devPlan{}, fmt.Errorf("--data: %w", err)
 	}
-	plan := devPlan{listen: listen, dir: absolute, url: "http://" + net.JoinHostPort(reachable(host), portText)}
+	plan := devPlan{listen: listen, dir: absolute, auth: auth}
+	plan.url = plan.scheme() + "://" + net.JoinHostPort(reachable(host), portText)
 	address := func(port int) string { return net.JoinHostPort(devHost, strconv.Itoa(port)) }
 	for i := 1; i <= nodes; i++ {
 		name := fmt.Sprintf("n%d", i)
@@ -142,6 +150,17 @@ func planDev(listen, dir string, nodes int) (devPlan, error) {
 	}
 	return plan, nil
 }
+
+// scheme is how clients speak to the balancer and the nodes.
+func (p devPlan) scheme() string {
+	if p.auth {
+		return "https"
+	}
+	return "http"
+}
+
+// host is HOST:PORT of the balancer as this machine reaches it.
+func (p devPlan) host() string { return strings.TrimPrefix(p.url, p.scheme()+"://") }
 
 // reachable is a host at which this machine reaches what listens on host.
 func reachable(host string) string {
@@ -205,6 +224,20 @@ func (p *devPlan) makeCertificates() error {
 	return nil
 }
 
+// makeRegistryCertificate makes what clients see, the same on all nodes.
+func (p *devPlan) makeRegistryCertificate() (err error) {
+	host, _, err := net.SplitHostPort(p.host())
+	if err != nil {
+		return err
+	}
+	hosts := []string{devHost, "::1", "localhost"}
+	if !slices.Contains(hosts, host) {
+		hosts = append(hosts, host)
+	}
+	p.certificate, err = node.MakeRegistryCertificate(filepath.Join(p.dir, "registry"), hosts)
+	return err
+}
+
 // argv is the command line of one node. It can be run by hand as well, from any
 // folder.
 func (p devPlan) argv(executable string, n devNodePlan) []string {
@@ -213,9 +246,7 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 		"--name=" + n.name,
 		"--data=" + n.data,
 		"--registry-listen=" + n.registry,
-		"--registry-url=http://" + n.registry,
-		"--registry-plain-http",
-		"--auth-enabled=false",
+		"--registry-url=" + p.scheme() + "://" + n.registry,
 		"--cluster-listen=" + n.cluster,
 		"--cluster-address=" + n.cluster,
 		"--cluster-ca=" + n.certificate.CA,
@@ -223,6 +254,11 @@ func (p devPlan) argv(executable string, n devNodePlan) []string {
 		"--cluster-key=" + n.certificate.Key,
 		"--operations-listen=" + n.operations,
 		"--shutdown-timeout=" + devShutdownTimeout.String(),
+	}
+	if p.auth {
+		argv = append(argv, "--registry-tls-cert="+p.certificate.Cert, "--registry-tls-key="+p.certificate.Key)
+	} else {
+		argv = append(argv, "--registry-plain-http", "--auth-enabled=false")
 	}
 	for _, other := range p.nodes {
 		argv = append(argv, "--join="+other.cluster)

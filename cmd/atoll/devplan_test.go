@@ -11,10 +11,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/atollregistry/atoll/node"
 )
 
 func TestPlanDev(t *testing.T) {
-	plan, err := planDev("0.0.0.0:6000", "some/folder", 3)
+	plan, err := planDev("0.0.0.0:6000", "some/folder", 3, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +51,11 @@ func TestPlanDevFaults(t *testing.T) {
 		{"127.0.0.1:5000", 10, "--nodes: 10"},
 	}
 	for _, test := range tests {
-		if _, err := planDev(test.listen, t.TempDir(), test.nodes); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := planDev(test.listen, t.TempDir(), test.nodes, false); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("planDev(%q, %d nodes) says %v, want %q", test.listen, test.nodes, err, test.want)
 		}
 	}
-	if _, err := planDev("127.0.0.1:65332", t.TempDir(), 3); err != nil {
+	if _, err := planDev("127.0.0.1:65332", t.TempDir(), 3, false); err != nil {
 		t.Errorf("the highest port: %v", err)
 	}
 }
@@ -66,7 +68,7 @@ func freePort(t *testing.T) int {
 	t.Helper()
 	for range 100 {
 		port := 12000 + int(nextPort.Add(1))%60*301 // below the ports of outgoing connections
-		plan, err := planDev(net.JoinHostPort(devHost, strconv.Itoa(port)), t.TempDir(), maxDevNodes)
+		plan, err := planDev(net.JoinHostPort(devHost, strconv.Itoa(port)), t.TempDir(), maxDevNodes, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,6 +224,39 @@ func TestDevSettings(t *testing.T) {
 	} {
 		if _, err := devSettings([]string{text}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error is %v", text, err)
+		}
+	}
+}
+
+// With --auth clients speak TLS and log in; the folder remembers it.
+func TestDevAuthPlan(t *testing.T) {
+	on, off := true, false
+	dir := t.TempDir()
+	for _, test := range []struct {
+		last string
+		auth *bool
+		want bool
+	}{
+		{"", nil, false}, {"", &on, true}, {"http://127.0.0.1:5000", nil, false}, {"http://127.0.0.1:5000", &on, true},
+		{"https://127.0.0.1:5000", nil, true}, {"https://127.0.0.1:5000", &off, false},
+	} {
+		if test.last != "" {
+			if err := (devFile{Registry: test.last}).write(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plan, err := devConfig{data: dir, auth: test.auth}.plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan.certificate = node.RegistryCertificate{Cert: "cert", Key: "key"}
+		argv := strings.Join(plan.argv("atoll", plan.nodes[0]), " ")
+		if plan.auth != test.want || strings.HasPrefix(plan.url, "https://") != test.want || plan.host() != "127.0.0.1:5000" {
+			t.Errorf("after %q: auth %t, url %s, host %s", test.last, plan.auth, plan.url, plan.host())
+		}
+		if strings.Contains(argv, "--registry-tls-cert=cert") != test.want || strings.Contains(argv, "--auth-enabled=false") == test.want ||
+			strings.Contains(argv, "--registry-plain-http") == test.want || strings.Contains(argv, "--registry-url=https://") != test.want {
+			t.Errorf("after %q, auth %t: %s", test.last, test.want, argv)
 		}
 	}
 }

@@ -194,3 +194,16 @@ func (r *devReport) isRecent(warning string) bool {
 	r.recent[warning] = time.Now()
 	return false
 }
+
+// password tells programs a password that was made; people read it in the text. It is no
+// part of any log: this is where it is shown.
+func (r *devReport) password(user, password string) {
+	if !r.json {
+		return
+	}
+	line, err := json.Marshal(map[string]string{"component": "dev", "user": user, "password": password})
+	if err != nil {
+		panic(err) // Unreachable: there are only strings.
+	}
+	r.put(append(line, '\n'))
+}

@@ -280,9 +280,13 @@ func (c *devCluster) node(id string) devFileNode {
 func (c *devCluster) host(id string) string {
 	c.t.Helper()
 	if id == "" {
-		return strings.TrimPrefix(c.file().Registry, "http://")
+		return withoutScheme(c.file().Registry)
 	}
-	return strings.TrimPrefix(c.node(id).Registry, "http://")
+	return withoutScheme(c.node(id).Registry)
+}
+
+func withoutScheme(url string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(url, "http://"), "https://")
 }
 
 // kill is kill -9 of one node.
