@@ -173,7 +173,7 @@ func (a *auth) certified(name string) (identity, error) {
 	if account == nil {
 		return identity{}, fmt.Errorf("%w: the certificate is for %q, who has no account", errUnauthenticated, name)
 	}
-	return identity{subject: subjectOf(account), method: loginCertificate, generation: account.GetGeneration(), presented: true}, nil
+	return identity{subject: metadata.SubjectOf(account), method: loginCertificate, generation: account.GetGeneration(), presented: true}, nil
 }
 
 // bearer finds out whose token it is.
@@ -249,10 +249,10 @@ func (a *auth) resume(claims *tokenClaims) (identity, error) {
 		if err != nil {
 			return identity{}, err
 		}
-		if account == nil || subjectOf(account).Kind != subject.Kind || account.GetGeneration() != claims.Generation || !hasSecret(account, claims.Secret, a.now()) {
+		if account == nil || metadata.SubjectOf(account).Kind != subject.Kind || account.GetGeneration() != claims.Generation || !hasSecret(account, claims.Secret, a.now()) {
 			return identity{}, fmt.Errorf("%w: the token of %s was revoked", errUnauthenticated, claims.Subject)
 		}
-		who.subject = subjectOf(account)
+		who.subject = metadata.SubjectOf(account)
 		return who, nil
 	}
 	return identity{}, fmt.Errorf("%w: unknown method %q", errUnauthenticated, claims.Method)
@@ -284,15 +284,6 @@ func (a *auth) account(name string) (*proto.Account, error) {
 		return nil, nil
 	}
 	return account, nil
-}
-
-// subjectOf is how the policy knows an account.
-func subjectOf(account *proto.Account) policy.Subject {
-	kind := policy.User
-	if account.GetKind() == proto.AccountKind_ACCOUNT_KIND_ROBOT {
-		kind = policy.Robot
-	}
-	return policy.Subject{Kind: kind, Name: account.GetName(), Groups: account.GetGroups()}
 }
 
 // hasSecret reports whether an account still has a secret; without an id it is

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/atollregistry/atoll/metadata"
 )
 
 // FuzzAuthorization sends any Authorization header and any query to what takes a login.
@@ -67,7 +69,7 @@ func FuzzScopes(f *testing.F) {
 		if len(scopes) > maxScopes {
 			t.Errorf("%d scopes", len(scopes))
 		}
-		for _, access := range s.gateway.auth.grant(subjectOf(s.accounts.accounts["root"]), scopes) {
+		for _, access := range s.gateway.auth.grant(metadata.SubjectOf(s.accounts.accounts["root"]), scopes) {
 			if access.Type == scopeRepository && !validRepository(access.Name) || len(access.Actions) == 0 || len(access.Actions) > 3 {
 				t.Errorf("%+v", access)
 			}

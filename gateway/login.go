@@ -48,14 +48,14 @@ func (a *auth) logInRobot(x *exchange, account *proto.Account, name, password st
 		return identity{}, a.failed(client, name)
 	}
 	return identity{
-		subject: subjectOf(account), method: loginRobot, generation: account.GetGeneration(), secret: id, presented: true,
+		subject: metadata.SubjectOf(account), method: loginRobot, generation: account.GetGeneration(), secret: id, presented: true,
 	}, nil
 }
 
 // logInUser checks a password. What was found right before is let through at once;
 // all else takes the same time, also for users who do not exist.
 func (a *auth) logInUser(ctx context.Context, x *exchange, account *proto.Account, name, password string) (identity, error) {
-	who := identity{subject: subjectOf(account), method: loginPassword, generation: account.GetGeneration(), presented: true}
+	who := identity{subject: metadata.SubjectOf(account), method: loginPassword, generation: account.GetGeneration(), presented: true}
 	hash := account.GetPasswordHash()
 	if account == nil {
 		if hash = a.Htpasswd.hash(name); hash != nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -172,5 +174,40 @@ func TestAccessCommandsHelp(t *testing.T) {
 		if text := out.String() + fmt.Sprint(err); !strings.Contains(text, test.says) {
 			t.Errorf("atoll %s says %s, want %q", strings.Join(test.args, " "), text, test.says)
 		}
+	}
+}
+
+// Every command that docs/access.md shows is one, with those flags and as many
+// arguments.
+func TestAccessDocumentationShowsCommands(t *testing.T) {
+	page, err := os.ReadFile("../../docs/access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?:^\\$ |`)atoll ([^`\n|>]+)").FindAllStringSubmatch(strings.ReplaceAll(string(page), "\n$ ", "\n`"), -1)
+	checked := 0
+	for _, match := range shown {
+		line := strings.NewReplacer("[", "", "]", "", "...", "").Replace(match[1])
+		root := newRootCommand()
+		cmd, rest, err := root.Find(strings.Fields(line))
+		if err != nil || cmd == root {
+			t.Errorf("atoll %s: no such command (%v)", line, err)
+			continue
+		}
+		if err := cmd.ParseFlags(rest); err != nil {
+			t.Errorf("atoll %s: %v", line, err)
+			continue
+		}
+		args := cmd.Flags().Args()
+		if len(args) == 0 && strings.Contains(cmd.Use, " ") {
+			continue // the command is only named
+		}
+		if err := cmd.ValidateArgs(args); err != nil {
+			t.Errorf("atoll %s: %v", line, err)
+		}
+		checked++
+	}
+	if checked < 15 {
+		t.Errorf("only %d of %d commands were checked", checked, len(shown))
 	}
 }

@@ -46,6 +46,15 @@ func exitCode(err error) int {
 
 // run is the program without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+// newRootCommand has all commands in it.
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "atoll",
 		Short:             "a container registry that is a cluster",
@@ -71,8 +80,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		newTokenCommand(), newAuthorityCommand(), newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	return root
 }
