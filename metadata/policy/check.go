@@ -23,7 +23,9 @@ const (
 )
 
 // Check returns what is wrong with a policy, all of it at once: patterns, subjects and
-// rights that mean nothing, or more of them than fit.
+// rights that mean nothing, or more of them than fit. The state machine asks it, and so
+// it must accept the same in every version, as Compiled.Immutable must match the same;
+// words may change.
 func Check(p *proto.Policy) error {
 	f := &faults{}
 	f.checkCount(0, "rules", len(p.GetRules()))

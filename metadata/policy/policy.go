@@ -74,7 +74,8 @@ func rightOf(name string) (Rights, error) {
 }
 
 // Default is the policy of a new cluster, revision 0. Its text says why it is what it
-// is. The caller owns the message.
+// is. It makes no tag immutable: nodes of different versions, which may have different
+// defaults, must agree on those. The caller owns the message.
 func Default() *proto.Policy {
 	p, err := Parse(defaultText)
 	if err != nil {
