@@ -13,7 +13,7 @@ const (
 	// operator says otherwise.
 	maxClientConnections = 16384
 	// maxOperationsConnections is how many there may be to the operations port.
-	maxOperationsConnections = 256
+	maxOperationsConnections = 1024
 	// fallbackFileLimit is taken for the process's limit of open files if it can't be
 	// asked.
 	fallbackFileLimit = 1024

@@ -3,13 +3,33 @@ package node
 import (
 	"net/http"
 	"net/http/pprof"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+const (
+	// maxScrapes bounds the scrapes at a time, each of which asks every part of the node.
+	maxScrapes = 8
+	// operationsTimeout bounds one request to the operations port, idleOperations the time
+	// between two on one connection.
+	operationsTimeout = 30 * time.Second
+	idleOperations    = 2 * time.Minute
+)
+
+// newOperationsServer returns the server of the operations port.
+func newOperationsServer(ready *readiness, metrics prometheus.Gatherer) *http.Server {
+	return &http.Server{
+		Handler: operationsHandler(ready, metrics), ReadHeaderTimeout: headerTimeout,
+		ReadTimeout: operationsTimeout, WriteTimeout: operationsTimeout, IdleTimeout: idleOperations,
+	}
+}
+
 // operationsHandler serves the probes and metrics. Nothing on it needs or
-// gives rights.
+// gives rights: it tells names, addresses and folders of nodes, how much there is and how
+// often what was done, but no names of repositories or accounts. Profiles, which show
+// memory, are on the operator's socket only.
 //
 //	/livez        the process answers: one that meets an error that it can't survive ends
 //	/readyz       the node can serve everything: for the balancer
@@ -20,7 +40,7 @@ func operationsHandler(ready *readiness, metrics prometheus.Gatherer) http.Handl
 	mux.HandleFunc("GET /livez", probe(func() error { return nil }))
 	mux.HandleFunc("GET /readyz", probe(ready.forWrites))
 	mux.HandleFunc("GET /readyz/read", probe(ready.forReads))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	return mux
 }
 

@@ -40,7 +40,7 @@ func (p *parts) run(ctx context.Context) error {
 	defer cancel()
 	group, work := errgroup.WithContext(work)
 
-	operations := &http.Server{Handler: operationsHandler(p.ready, p.metrics), ReadHeaderTimeout: headerTimeout}
+	operations := newOperationsServer(p.ready, p.metrics)
 	socket, err := listenSocket(p.folder.path)
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
