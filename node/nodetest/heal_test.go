@@ -98,6 +98,7 @@ func quickExpiry(cfg *node.Config) { cfg.Collect.Interval = time.Second }
 // line, while clients push and pull. No request fails, and each time the
 // redundancy is whole again without anybody doing anything.
 func TestWipedNodesRoundTheRing(t *testing.T) {
+	t.Parallel()
 	const rounds = 10
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
@@ -122,6 +123,7 @@ func TestWipedNodesRoundTheRing(t *testing.T) {
 
 // Of five nodes, any two lose their disks at once.
 func TestTwoOfFiveWiped(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 5, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	l := c.startLoad()
@@ -149,6 +151,7 @@ func TestTwoOfFiveWiped(t *testing.T) {
 // shrinks to three again, under load. No request fails, and at no time does a
 // blob have fewer shards than it should.
 func TestGrowAndShrink(t *testing.T) {
+	t.Parallel()
 	c, spares := StartWithSpares(t, 3, 3, quickExpiry)
 	all := append(slices.Clone(c.Members), spares...)
 	for _, m := range all {
@@ -250,6 +253,7 @@ func lookAtRedundancy(t *testing.T, members []*Member) (extents int) {
 // pushed and deleted. It comes back with shards that are nobody's any more, and
 // is a node like all others again.
 func TestStaleNodeReturns(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 4, quickExpiry, func(cfg *node.Config) { cfg.DownAfter, cfg.Collect.Grace = 15*time.Second, 20*time.Second })
 	for seed := range uint64(5) {
 		push(t, c, fmt.Sprint("r", seed), "v1", seed, c.Members...)
@@ -295,6 +299,7 @@ func (c *Cluster) forgetRepository(name string) {
 // TestWipedNodeTakesNoShardsInItsOldName: before the others have noticed that a node
 // lost its data, a push that goes to its address is refused there.
 func TestWipedNodeTakesNoShardsInItsOldName(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	victim, via := c.Members[2], c.Members[0]
