@@ -123,7 +123,7 @@ func TestHolderDiesDuringPush(t *testing.T) {
 			c := Start(t, nodes)
 			for i := range 3 {
 				victim, via := c.Members[i], c.Members[(i+1)%nodes]
-				content := Bytes(uint64(i), 24<<20)
+				content := Bytes(uint64(i), 8<<20)
 				pushThrough(t, c, via, content, victim.Crash)
 				for _, m := range c.Members {
 					if m == victim {
@@ -164,7 +164,7 @@ func pushThrough(t *testing.T, c *Cluster, via *Member, content []byte, at func(
 func TestHolderDiesDuringPull(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 3)
-	content := Bytes(1, 48<<20)
+	content := Bytes(1, 24<<20)
 	digest, err := c.PushBlob("a", content, c.Members...)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
-// load pushes and pulls without a pause through members that it is allowed, until it
+// load pushes and pulls at a steady pace through members that it is allowed, until it
 // is stopped. Any failed request fails the test.
 type load struct {
 	cluster *Cluster
@@ -29,8 +29,13 @@ type load struct {
 	done    int
 }
 
-// loaders is how many clients a load has.
-const loaders = 2
+const (
+	// loaders is how many clients a load has.
+	loaders = 2
+	// loadPace is how often each of them pushes. Without one, the load would use up
+	// what the cluster has to heal with, and leave all the more to heal and to check.
+	loadPace = 250 * time.Millisecond
+)
 
 func (c *Cluster) startLoad() *load {
 	ctx, stop := context.WithCancel(context.Background())
@@ -38,8 +43,14 @@ func (c *Cluster) startLoad() *load {
 	for i := range loaders {
 		l.running.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(i), 0))
+			ticker := time.NewTicker(loadPace)
+			defer ticker.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
 				l.once(i, n, random)
+				select {
+				case <-ctx.Done():
+				case <-ticker.C:
+				}
 			}
 		})
 	}
