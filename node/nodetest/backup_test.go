@@ -50,6 +50,7 @@ func (c *Cluster) putManifest(t *testing.T, repository, reference, mediaType, co
 // A backup is made while clients push, made again for what is new, and restored into
 // clusters of other sizes.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c, to := Start(t, 3), filepath.Join(t.TempDir(), "backup")
 	pushAllKinds(t, c, 1)
 	first, err := node.Backup(t.Context(), c.Members[1].Config.Home(), to, true, false)
@@ -90,6 +91,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 // What has rotted in a backup is named, and all else restored.
 func TestRestoreOfARottenBackup(t *testing.T) {
+	t.Parallel()
 	c, to := Start(t, 1), t.TempDir()
 	push(t, c, "a", "v1", 1, c.Members...)
 	push(t, c, "b", "v1", 2, c.Members...)
@@ -125,6 +127,7 @@ func TestRestoreOfARottenBackup(t *testing.T) {
 
 // A backup that was cut off is not taken for one.
 func TestBackupThatWasCutOff(t *testing.T) {
+	t.Parallel()
 	c, to := Start(t, 1), t.TempDir()
 	push(t, c, "a", "v1", 1, c.Members...)
 	file := filepath.Join(to, "metadata.atoll")
@@ -185,6 +188,7 @@ func interposed(t *testing.T, m *Member, before func(path string)) (folder strin
 // A blob, or a large manifest, that one of its repositories drops between the
 // metadata and its turn is in the backup: another repository has it still.
 func TestBackupWhileARepositoryDropsABlob(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	m, shared := c.Members[0], Bytes(1, 50_000)
 	image, err := c.PushImage("a/tmp", "v1", [][]byte{shared}, c.Members...)
@@ -225,6 +229,7 @@ func TestBackupWhileARepositoryDropsABlob(t *testing.T) {
 
 // A node says of a blob that it is gone only if no repository has it.
 func TestOperatorReadsBlobs(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	m, content := c.Members[0], Bytes(1, 50_000)
 	if _, err := c.PushBlob("a", content, m); err != nil {
@@ -246,6 +251,7 @@ func TestOperatorReadsBlobs(t *testing.T) {
 
 // A backup leaves alone what is beside it, and leaves nothing else there.
 func TestBackupLeavesItsNeighboursAlone(t *testing.T) {
+	t.Parallel()
 	c, to := Start(t, 1), t.TempDir()
 	neighbour := filepath.Join(to, ".work", "thesis.tex")
 	if err := os.Mkdir(filepath.Dir(neighbour), 0o700); err != nil {
@@ -287,6 +293,7 @@ func (c *Cluster) verify(t *testing.T) (bad []string) {
 
 // Verify finds the one blob of which too many shards are gone, and says where it is.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	if bad := c.verify(t); len(bad) > 0 {

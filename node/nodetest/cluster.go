@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,7 +168,7 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 	if err != nil {
 		t.Fatal(err)
 	}
-	addresses := freeAddresses(t, 3*n)
+	addresses := freeAddresses(t, clusterHost(), 3*n)
 	for i, name := range names {
 		cfg := node.DefaultConfig()
 		cfg.Name, cfg.Data = name, []string{filepath.Join(dir, name)}
@@ -183,12 +185,23 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 	return members
 }
 
-// freeAddresses finds loopback addresses that nobody listens on.
-func freeAddresses(t testing.TB, n int) []string {
+// clusters counts the clusters that this process has made.
+var clusters atomic.Uint32
+
+// clusterHost returns a loopback address for one cluster alone. A node that is started
+// again needs its ports again, and nobody else may have got them meanwhile: neither
+// another cluster, nor a connection, whose own end is on 127.0.0.1.
+func clusterHost() string {
+	pid := os.Getpid()
+	return netip.AddrFrom4([4]byte{127, byte(1 + pid>>8&0x7f), byte(pid), byte(1 + clusters.Add(1)%250)}).String()
+}
+
+// freeAddresses finds ports of a loopback address that nobody listens on.
+func freeAddresses(t testing.TB, host string, n int) []string {
 	t.Helper()
 	addresses := make([]string, n)
 	for i := range addresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,6 +33,7 @@ func push(t *testing.T, c *Cluster, repository, tag string, seed uint64, on ...*
 }
 
 func TestEveryStepOnAnotherNode(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a/image", "v1", 1, c.Members[0], c.Members[1], c.Members[2])
 	push(t, c, "a/image", "v2", 2, c.Members[2], c.Members[0], c.Members[1])
@@ -42,6 +43,7 @@ func TestEveryStepOnAnotherNode(t *testing.T) {
 
 // One node, whose clients come by TLS.
 func TestOneNode(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1, func(cfg *node.Config) {
 		cfg.Registry.PlainHTTP = false
 		cfg.Registry.TLS = node.RegistryTLSConfig{Cert: cfg.Cluster.Cert, Key: cfg.Cluster.Key}
@@ -57,6 +59,7 @@ func TestOneNode(t *testing.T) {
 
 // A node that took the PATCH is gone before the PUT.
 func TestPutAfterThePatchNodeDied(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	content := Bytes(1, 9<<20)
 	response, _, err := c.Members[0].expect(http.StatusAccepted, "POST", "/v2/a/blobs/uploads/", nil)
@@ -115,12 +118,13 @@ func (g *gate) Read(p []byte) (int, error) {
 // Any node but the one that the client talks to dies in the middle of a push:
 // the client notices nothing, in that request nor in the next ones.
 func TestHolderDiesDuringPush(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{3, 5} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			c := Start(t, nodes)
 			for i := range 3 {
 				victim, via := c.Members[i], c.Members[(i+1)%nodes]
-				content := Bytes(uint64(i), 24<<20)
+				content := Bytes(uint64(i), 8<<20)
 				pushThrough(t, c, via, content, victim.Crash)
 				for _, m := range c.Members {
 					if m == victim {
@@ -159,8 +163,9 @@ func pushThrough(t *testing.T, c *Cluster, via *Member, content []byte, at func(
 
 // A node dies in the middle of a pull through another one.
 func TestHolderDiesDuringPull(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
-	content := Bytes(1, 48<<20)
+	content := Bytes(1, 24<<20)
 	digest, err := c.PushBlob("a", content, c.Members...)
 	if err != nil {
 		t.Fatal(err)
@@ -189,6 +194,7 @@ func TestHolderDiesDuringPull(t *testing.T) {
 
 // With two parity shards any two nodes may go.
 func TestTwoOfFiveNodesDie(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 5)
 	push(t, c, "a", "v1", 1, c.Members...)
 	c.Members[0].Crash()
@@ -210,6 +216,7 @@ func TestTwoOfFiveNodesDie(t *testing.T) {
 // A leader that is cut off must not serve what the others have replaced, and a
 // write on its side must not be acknowledged.
 func TestCutOffLeaderServesNothingStale(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	old := push(t, c, "a", "latest", 1, c.Members...)
 	leader := c.Leader()
@@ -250,6 +257,7 @@ func TestCutOffLeaderServesNothingStale(t *testing.T) {
 // An operator who prefers an old answer to none gets tags and lists from a node
 // without a quorum, with a warning, and no writes.
 func TestAvailableReads(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, func(cfg *node.Config) { cfg.Reads = node.ReadsAvailable })
 	digest := push(t, c, "a", "v1", 1, c.Members...)
 	alone := c.Members[2]
@@ -282,6 +290,7 @@ func manifestOf(t *testing.T, m *Member, repository, digest string) []byte {
 
 // Rot on one disk is worked around wherever it is.
 func TestFlippedBitsAreNeverServed(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	files := c.Members[1].ShardFiles()
@@ -297,6 +306,7 @@ func TestFlippedBitsAreNeverServed(t *testing.T) {
 // A node whose disk was lost comes back with the same command line on an empty
 // folder: a new id takes over the name.
 func TestWipedNodeComesBack(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	before := uuidOf(t, c, "n1")
@@ -329,6 +339,7 @@ func uuidOf(t *testing.T, c *Cluster, name string) string {
 // A node without room takes no new shards; a cluster without room refuses
 // pushes, says so, and goes on serving.
 func TestFullDisks(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	const everything = 1 << 60
@@ -373,6 +384,7 @@ func TestFullDisks(t *testing.T) {
 }
 
 func TestRefusalsAtStart(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	push(t, c, "a", "v1", 1, c.Members[0])
 	other := Start(t, 1)
@@ -448,6 +460,7 @@ func TestRequestsWaitForAnElection(t *testing.T) {
 // The client hangs up in the middle: nothing of it remains after a sweep, and
 // the upload goes on from what was acknowledged.
 func TestClientHangsUp(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	response, _, err := c.Members[0].expect(http.StatusAccepted, "POST", "/v2/a/blobs/uploads/", nil)
 	if err != nil {

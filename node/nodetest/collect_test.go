@@ -12,6 +12,7 @@ import (
 // What nothing refers to goes from all disks, at an operator's word through any
 // node or by itself, while what is referred to stays and pushes go on.
 func TestCollection(t *testing.T) {
+	t.Parallel()
 	const grace = 5 * time.Second // time enough to push an image here
 	c := Start(t, 3, func(cfg *node.Config) { cfg.Collect = node.CollectConfig{Grace: grace, Interval: time.Hour} })
 	n1, n2, n3 := c.Members[0], c.Members[1], c.Members[2]

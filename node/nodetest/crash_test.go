@@ -89,6 +89,7 @@ func (p crashPoint) String() string {
 //
 // The steps are those that a run without a crash has gone through.
 func TestCrashPoints(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(*crashSeed, 0))
 	t.Logf("seed %d", *crashSeed)
 	s := &crashSeries{t: t, crashCluster: startCrashCluster(t)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/rpc"
@@ -31,9 +32,16 @@ const crashChild = "ATOLL_TEST_CRASH_CHILD"
 // crashSweepInterval is the time between two rounds of the sweep in children.
 const crashSweepInterval = 500 * time.Millisecond
 
+// sideBySide is how many tests run at once unless -parallel says otherwise: most of the
+// time they wait, for elections and silences, so that the number of cores would be too few.
+const sideBySide = "4"
+
 func TestMain(m *testing.M) {
 	file := os.Getenv(crashChild)
 	if file == "" {
+		if err := flag.Set("test.parallel", sideBySide); err != nil {
+			panic(err) // the testing package has had this flag since Go 1.0
+		}
 		os.Exit(m.Run())
 	}
 	if err := runCrashChild(file); err != nil {

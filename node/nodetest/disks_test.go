@@ -38,6 +38,7 @@ func killDisk(t *testing.T, mount string) {
 // are rebuilt while the node lives on, and a new disk in its place is taken into use
 // with the next start.
 func TestDiskDies(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "disk2")
 	c := Start(t, 3, quickExpiry, func(cfg *node.Config) {
 		cfg.Data = append(cfg.Data, filepath.Join(t.TempDir(), "disk2"))

@@ -17,7 +17,7 @@ import (
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
-// load pushes and pulls without a pause through members that it is allowed, until it
+// load pushes and pulls at a steady pace through members that it is allowed, until it
 // is stopped. Any failed request fails the test.
 type load struct {
 	cluster *Cluster
@@ -29,8 +29,13 @@ type load struct {
 	done    int
 }
 
-// loaders is how many clients a load has.
-const loaders = 2
+const (
+	// loaders is how many clients a load has.
+	loaders = 2
+	// loadPace is how often each of them pushes. Without one, the load would use up
+	// what the cluster has to heal with, and leave all the more to heal and to check.
+	loadPace = 250 * time.Millisecond
+)
 
 func (c *Cluster) startLoad() *load {
 	ctx, stop := context.WithCancel(context.Background())
@@ -38,8 +43,14 @@ func (c *Cluster) startLoad() *load {
 	for i := range loaders {
 		l.running.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(i), 0))
+			ticker := time.NewTicker(loadPace)
+			defer ticker.Stop()
 			for n := 0; ctx.Err() == nil; n++ {
 				l.once(i, n, random)
+				select {
+				case <-ctx.Done():
+				case <-ticker.C:
+				}
 			}
 		})
 	}
@@ -98,6 +109,7 @@ func quickExpiry(cfg *node.Config) { cfg.Collect.Interval = time.Second }
 // line, while clients push and pull. No request fails, and each time the
 // redundancy is whole again without anybody doing anything.
 func TestWipedNodesRoundTheRing(t *testing.T) {
+	t.Parallel()
 	const rounds = 10
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
@@ -122,6 +134,7 @@ func TestWipedNodesRoundTheRing(t *testing.T) {
 
 // Of five nodes, any two lose their disks at once.
 func TestTwoOfFiveWiped(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 5, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	l := c.startLoad()
@@ -149,6 +162,7 @@ func TestTwoOfFiveWiped(t *testing.T) {
 // shrinks to three again, under load. No request fails, and at no time does a
 // blob have fewer shards than it should.
 func TestGrowAndShrink(t *testing.T) {
+	t.Parallel()
 	c, spares := StartWithSpares(t, 3, 3, quickExpiry)
 	all := append(slices.Clone(c.Members), spares...)
 	for _, m := range all {
@@ -250,6 +264,7 @@ func lookAtRedundancy(t *testing.T, members []*Member) (extents int) {
 // pushed and deleted. It comes back with shards that are nobody's any more, and
 // is a node like all others again.
 func TestStaleNodeReturns(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 4, quickExpiry, func(cfg *node.Config) { cfg.DownAfter, cfg.Collect.Grace = 15*time.Second, 20*time.Second })
 	for seed := range uint64(5) {
 		push(t, c, fmt.Sprint("r", seed), "v1", seed, c.Members...)
@@ -295,6 +310,7 @@ func (c *Cluster) forgetRepository(name string) {
 // TestWipedNodeTakesNoShardsInItsOldName: before the others have noticed that a node
 // lost its data, a push that goes to its address is refused there.
 func TestWipedNodeTakesNoShardsInItsOldName(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	push(t, c, "a", "v1", 1, c.Members...)
 	victim, via := c.Members[2], c.Members[0]

@@ -30,6 +30,7 @@ func (m *Member) wantLiveness(name string, want atoll.Liveness) error {
 // A node that dies is unreachable, then down, at its time even though another
 // node leads by then; when it comes back, it is a member as before.
 func TestDeadNodeIsDown(t *testing.T) {
+	t.Parallel()
 	const downAfter = 20 * time.Second
 	c := Start(t, 3, func(cfg *node.Config) { cfg.DownAfter = downAfter })
 	push(t, c, "app", "v1", 1, c.Members...)

@@ -79,6 +79,7 @@ func (m *Member) wantStatus(status int, method, path string, body []byte, header
 // TestOneLoginForAllNodes pushes and pulls by a token, each step on another node than
 // the one that has made it, and takes the rights away on yet another one.
 func TestOneLoginForAllNodes(t *testing.T) {
+	t.Parallel()
 	c := loggedIn(t, 3)
 	n1, n2, n3 := c.Members[0], c.Members[1], c.Members[2]
 	c.addUser("alice", "password of alice", "developers")
@@ -121,6 +122,7 @@ func TestOneLoginForAllNodes(t *testing.T) {
 // TestRevocationIsLinearizable takes a right away again and again: once that is
 // acknowledged, no node lets the bearer in.
 func TestRevocationIsLinearizable(t *testing.T) {
+	t.Parallel()
 	c := loggedIn(t, 3)
 	c.addUser("alice", "password of alice", "developers")
 	if _, err := c.PushImage("team/app", "v1", nil, c.Members...); err != nil {
@@ -155,6 +157,7 @@ func TestRevocationIsLinearizable(t *testing.T) {
 // TestLoginWithoutQuorum has one node alone: what is known by digest is read on, and
 // nothing else is.
 func TestLoginWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	c := loggedIn(t, 3)
 	layer := Bytes(1, 1<<10)
 	if _, err := c.PushImage("team/app", "v1", [][]byte{layer}, c.Members...); err != nil {

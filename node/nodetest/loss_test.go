@@ -61,6 +61,7 @@ func (m *Member) answers(t *testing.T, status int, method, path string, body []b
 // A blob that the records say is lost is not there for a client that asks, or mounts
 // it, before it pushes; and when it pushes, the blob is well again.
 func TestLostBlobIsPushedAgain(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	m, content := c.Members[2], Bytes(77, 700<<10)
 	digest, err := c.PushBlob("a", content, c.Members...)
@@ -98,6 +99,7 @@ func TestLostBlobIsPushedAgain(t *testing.T) {
 
 // An upload that the records say is lost becomes no blob; the client begins again.
 func TestLostUploadIsNotCommitted(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	m, content := c.Members[2], Bytes(78, 700<<10)
 	response, _, err := m.expect(http.StatusAccepted, "POST", "/v2/a/blobs/uploads/", nil)
@@ -139,6 +141,7 @@ func TestLostUploadIsNotCommitted(t *testing.T) {
 // A gateway that is cut off from half of the nodes is no reason to give up what the
 // others have: known content stays where it is.
 func TestCutOffGatewayReplacesNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 4)
 	leader := c.Leader()
 	via := c.Members[slices.IndexFunc(c.Members, func(m *Member) bool { return m != leader })]

@@ -38,6 +38,7 @@ func wantError(t *testing.T, err error, words string) {
 // The node that leads is emptied under load and taken out of the cluster, at the
 // word of another one.
 func TestDrainAndRemoveTheLeader(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, quickExpiry)
 	for seed := range 5 {
 		push(t, c, "app", fmt.Sprint("v", seed), uint64(seed), c.Members...)
@@ -93,6 +94,7 @@ func TestDrainAndRemoveTheLeader(t *testing.T) {
 // Of three nodes one can be spared. Two of them are to be drained at the same moment,
 // each through another node: one is, the other is refused.
 func TestTwoDrainsAtOnce(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	for round := range 5 {
 		errs := make([]error, 2)
@@ -122,6 +124,7 @@ func TestTwoDrainsAtOnce(t *testing.T) {
 // A node that is gone is not removed while that costs data or the quorum, unless
 // the data is given up. When it is back, it is told so.
 func TestRemoveDeadNode(t *testing.T) {
+	t.Parallel()
 	const grace = 10 * time.Second // time enough to push an image here
 	c := Start(t, 3, func(cfg *node.Config) {
 		cfg.Parity, cfg.Collect = 0, node.CollectConfig{Grace: grace, Interval: time.Second}
@@ -172,10 +175,11 @@ func TestRemoveDeadNode(t *testing.T) {
 
 // A new machine takes the place of a dead one: the same name, another address.
 func TestReplaceOnAnotherAddress(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "app", "v1", 1, c.Members...)
 	dead := c.Members[1]
-	addresses := freeAddresses(t, 3)
+	addresses := freeAddresses(t, clusterHost(), 3)
 	replacement := &Member{cluster: c, Config: dead.Config}
 	replacement.Config.Data = []string{filepath.Join(t.TempDir(), "n2")}
 	replacement.Config.Registry.Listen, replacement.Config.Cluster.Listen, replacement.Config.Operations.Listen = addresses[0], addresses[1], addresses[2]
@@ -205,6 +209,7 @@ func TestReplaceOnAnotherAddress(t *testing.T) {
 // Every node shows how the repair is doing, which only the leader knows, and takes
 // changes of its settings for all.
 func TestRepairIsShownAndChangedAnywhere(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	leader := c.Leader()
 	for i, m := range c.Members {
@@ -233,6 +238,7 @@ func TestRepairIsShownAndChangedAnywhere(t *testing.T) {
 // TestEmptyFolderIsNoReplacement: a node on an empty folder does not take its old place
 // while what it had can't be done without, since its disk may only not be mounted.
 func TestEmptyFolderIsNoReplacement(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 5, func(cfg *node.Config) { cfg.Parity = 1 })
 	push(t, c, "app", "v1", 1, c.Members...)
 	away, empty := c.Members[3], c.Members[4]

@@ -10,6 +10,7 @@ import (
 // TestMetricsNameNobody: whoever can read the metrics does not learn from them which
 // repositories there are, or who asks for what.
 func TestMetricsNameNobody(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	m := c.Members[0]
 	digest, err := c.PushImage("secret-project", "secret-tag", [][]byte{[]byte("layer")}, m)

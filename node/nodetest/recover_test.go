@@ -105,6 +105,7 @@ func (m *Member) lost() []string {
 // Two of three nodes are gone, one with its disk. The third is recovered, the second
 // rejoins with its shards, and a new one takes the place of the lost one.
 func TestRecoverFromLossOfQuorum(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...) // what can't be read takes 3 s each to be given up
 	chosen, second, gone := c.Members[0], c.Members[1], c.Members[2]
@@ -184,6 +185,7 @@ func (m *Member) readsMeanwhile(tag Acked, happens func()) {
 // Three of five nodes are gone with their disks, and are given up. What the others can't
 // read is known, and heals by being pushed again.
 func TestRecoverTwoOfFive(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 5, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	for _, m := range c.Members {
@@ -235,6 +237,7 @@ func TestRecoverTwoOfFive(t *testing.T) {
 // A node is recovered while the others, which it does not reach, have a quorum. As soon as
 // they hear of each other, the cluster as it was ends.
 func TestRecoverTooEarly(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	hasty, others := c.Members[0], c.Members[1:]
@@ -269,6 +272,7 @@ func TestRecoverTooEarly(t *testing.T) {
 // Two nodes are recovered, each without the other. The one that went on from less, or
 // later, gives way.
 func TestRecoverTwice(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	for _, m := range c.Members {
@@ -306,6 +310,7 @@ func TestRecoverTwice(t *testing.T) {
 // A crash after any step of a recovery or of a rejoin keeps the node from starting until
 // the same command has completed it.
 func TestCrashWhileRecovering(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 2, quickExpiry)
 	push(t, c, "a/image", "v1", 1, c.Members...)
 	chosen, second := c.Members[0], c.Members[1]

@@ -158,6 +158,7 @@ func (c *Cluster) stopUnnoticed(m *Member, digest string, content []byte) {
 // A large blob is served by one node, its home, whichever node was asked; if that
 // is not well, by another. No client of another node notices that it stops.
 func TestPullsAreRedirectedToTheHome(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3, func(cfg *node.Config) { cfg.Registry.URL = "http://" + cfg.Registry.Listen })
 	homes := map[string]bool{}
 	var digest, home string

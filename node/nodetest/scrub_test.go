@@ -39,6 +39,7 @@ func (c *Cluster) scrubAll() (found uint64) {
 // place, while clients read. What they get is right, the scrub finds the rest, and
 // all is mended.
 func TestRottenDisk(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	for seed := range uint64(6) {
 		push(t, c, "a/image", fmt.Sprint("v", seed), seed, c.Members...)
