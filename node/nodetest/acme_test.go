@@ -59,7 +59,6 @@ func startRelay(t *testing.T, targets func() []string) (port int) {
 // TestClusterGetsItsCertificate: an authority that reaches any node signs one
 // certificate, which all nodes serve, also after a restart without a quorum.
 func TestClusterGetsItsCertificate(t *testing.T) {
-	t.Parallel()
 	var mu sync.Mutex
 	var addresses []string
 	port := startRelay(t, func() []string {
