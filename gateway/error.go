@@ -141,7 +141,7 @@ var replies = []reply{
 	{err: metadata.ErrReferenceUnknown, status: http.StatusNotFound, code: codeManifestBlobUnknown, message: "the repository has nothing with this digest"},
 	{err: metadata.ErrPrecondition, status: http.StatusPreconditionFailed, code: codeDenied, message: "the precondition does not hold"},
 	// Not 409: some clients take that for a push that goes on.
-	{err: metadata.ErrTagImmutable, status: http.StatusForbidden, code: codeDenied, message: "the tag is immutable: push under another tag"},
+	{err: metadata.ErrTagImmutable, status: http.StatusForbidden, code: codeDenied, message: "the policy keeps a tag where it is: push under another one"},
 	{err: metadata.ErrTooManyUploads, status: http.StatusTooManyRequests, code: codeTooManyRequests, message: "too many uploads of this account are in progress", retryAfter: retrySoon},
 	{err: metadata.ErrUnavailable, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster has no quorum", retryAfter: retryElection},
 	{err: metadata.ErrOutcomeUnknown, status: http.StatusServiceUnavailable, code: codeUnavailable, message: "the cluster did not answer in time", retryAfter: retryElection},
@@ -242,6 +242,7 @@ func (x *exchange) entries(row reply, err error) []errorEntry {
 	entry := errorEntry{Code: row.code, Message: row.message}
 	var told *refusal
 	var found *metadata.PreconditionError
+	var immutable *metadata.TagImmutableError
 	switch {
 	case errors.As(err, &found):
 		detail := map[string]string{"digest": found.Digest} // Empty for nothing.
@@ -249,6 +250,8 @@ func (x *exchange) entries(row reply, err error) []errorEntry {
 			detail["tag"] = found.Tag
 		}
 		entry.Detail = detail
+	case errors.As(err, &immutable):
+		entry.Detail = map[string]string{"tag": immutable.Tag}
 	case errors.As(err, &told):
 		entry.Message, entry.Detail = told.message, told.detail
 	case row.status == http.StatusInternalServerError:

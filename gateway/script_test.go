@@ -155,6 +155,8 @@ var scriptErrors = map[string]error{
 	"too-few-nodes":   blobstore.ErrInsufficientNodes,
 	"too-few-shards":  blobstore.ErrTooFewShards,
 	"stale":           errStale,
+	"tag-immutable":   fmt.Errorf("put manifest: %w", &metadata.TagImmutableError{Tag: "v1"}),
+	"too-many":        metadata.ErrTooManyUploads,
 	"strange":         errors.New("secret of the inside"),
 }
 

@@ -57,7 +57,8 @@ var (
 	ErrHolderUnknown = errors.New("shard holder is not a member of the cluster")
 	// ErrAccountUnknown: nobody has this name.
 	ErrAccountUnknown = errors.New("account unknown")
-	// ErrTagImmutable: the policy keeps the tag where it is.
+	// ErrTagImmutable: the policy keeps the tag where it is. The error is a
+	// *TagImmutableError.
 	ErrTagImmutable = errors.New("tag is immutable")
 	// ErrTooManyUploads: the owner has too many uploads in progress. One that ends, or
 	// expires, makes room.
@@ -135,6 +136,8 @@ func refusalError(result *proto.Result) error {
 		return &ReferenceUnknownError{Digests: result.GetDigests()}
 	case proto.Refusal_REFUSAL_PRECONDITION:
 		return &PreconditionError{Tag: result.GetTag(), Digest: result.GetDigest()}
+	case proto.Refusal_REFUSAL_TAG_IMMUTABLE:
+		return &TagImmutableError{Tag: result.GetTag()}
 	}
 	sentinel := refusalSentinel(result.GetRefusal())
 	if result.GetDetail() == "" {
@@ -174,8 +177,6 @@ func refusalSentinel(refusal proto.Refusal) error {
 		return ErrClusterID
 	case proto.Refusal_REFUSAL_ACCOUNT_UNKNOWN:
 		return ErrAccountUnknown
-	case proto.Refusal_REFUSAL_TAG_IMMUTABLE:
-		return ErrTagImmutable
 	case proto.Refusal_REFUSAL_TOO_MANY_UPLOADS:
 		return ErrTooManyUploads
 	case proto.Refusal_REFUSAL_JOIN_TOKEN:

@@ -1,6 +1,8 @@
 package metadata
 
 import (
+	"fmt"
+
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -71,5 +73,21 @@ func (c *change) checkBlobStays(repository, digest string) error {
 }
 
 func refuseImmutable(repository, tag string) error {
-	return refuse(proto.Refusal_REFUSAL_TAG_IMMUTABLE, "tag %q in repository %q", tag, repository)
+	return &refusal{&proto.Result{
+		Refusal: proto.Refusal_REFUSAL_TAG_IMMUTABLE,
+		Detail:  fmt.Sprintf("tag %q in repository %q", tag, repository),
+		Tag:     tag,
+	}}
 }
+
+// TagImmutableError is an ErrTagImmutable that tells which tag: of several that were to
+// move, or of those that point at what was to be deleted.
+type TagImmutableError struct {
+	// Tag stays where it is.
+	Tag string
+}
+
+func (e *TagImmutableError) Error() string { return fmt.Sprintf("%v: %q", ErrTagImmutable, e.Tag) }
+
+// Is makes the error match ErrTagImmutable.
+func (e *TagImmutableError) Is(target error) bool { return target == ErrTagImmutable }

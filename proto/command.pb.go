@@ -2937,7 +2937,7 @@ type Result struct {
 	// How many untagged manifests an Expire has put off, since their subject is there.
 	Renewed uint32 `protobuf:"varint,8,opt,name=renewed,proto3" json:"renewed,omitempty"`
 	// With REFUSAL_PRECONDITION: the tag that it does not hold of, or empty, and the
-	// digest found, or empty.
+	// digest found, or empty. With REFUSAL_TAG_IMMUTABLE: the tag.
 	Tag    string `protobuf:"bytes,6,opt,name=tag,proto3" json:"tag,omitempty"`
 	Digest string `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	// How many moves of MoveShards were carried out.
