@@ -111,3 +111,33 @@ func TestEmptyLogOfAMember(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+// Who says that he is a node must be that node, on both ends of a connection.
+func TestImpostorsAreRefused(t *testing.T) {
+	errImposed := errors.New("imposed")
+	c := form(t, 1, func(cfg *Config) {
+		cfg.Holds = func(_ net.Conn, id string) error {
+			if id == "liar" {
+				return errImposed
+			}
+			return nil
+		}
+	})
+	n := c.leader()
+	for caller, want := range map[string]error{"liar": errImpostor, "n2": nil} {
+		conn, err := net.Dial("tcp", n.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := askFor(conn, []string{n.id, n.streams.group(), caller}, testTimeout); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", caller, err, want)
+		}
+		conn.Close()
+	}
+	if conn, err := n.streams.dialNode("liar", n.address, testTimeout); !errors.Is(err, errImposed) {
+		if err == nil {
+			conn.Close()
+		}
+		t.Errorf("dialled the wrong node: %v", err)
+	}
+}

@@ -23,6 +23,11 @@ import (
 // renewed after two thirds of that.
 const issuedLifetime = 90 * 24 * time.Hour
 
+// enrolledLifetime is how long the first certificate of a node is good for, by which it
+// joins. Once it is a member it gets one of full length, which only members do: one that
+// never joins is in no list, and could not be removed.
+const enrolledLifetime = time.Hour
+
 // errNoAuthority means that the cluster has its certificates from files.
 var errNoAuthority = errors.New("this cluster's certificates are from files (cluster.ca, cluster.cert, cluster.key), so it makes none itself: use 'atoll certs' with the folder that they are from")
 

@@ -73,8 +73,10 @@ type enrollment struct {
 	// clusterID is that of the data folder; empty for a new one.
 	clusterID string
 	key       *ecdsa.PrivateKey
-	dial      Dialer
-	log       zerolog.Logger
+	// once says that one round of asking is enough.
+	once bool
+	dial Dialer
+	log  zerolog.Logger
 }
 
 // errRefused means that the cluster does not let the node in, and that asking again is
@@ -88,7 +90,7 @@ func (e *enrollment) run(ctx context.Context) (*atoll.IssuedCertificate, error) 
 	nextLog := began.Add(2 * time.Second)
 	for {
 		issued, err := e.askAll(ctx)
-		if err == nil || errors.Is(err, errRefused) || errors.Is(err, errStranger) && time.Since(began) > strangePatience {
+		if err == nil || e.once || errors.Is(err, errRefused) || errors.Is(err, errStranger) && time.Since(began) > strangePatience {
 			return issued, err
 		}
 		if time.Now().After(nextLog) {
@@ -346,7 +348,7 @@ func (e *enroller) enroll(ctx context.Context, host netip.Addr, request *atoll.E
 	if err != nil {
 		return nil, err
 	}
-	return authority.issue(node, e.lifetime, key)
+	return authority.issue(node, min(e.lifetime, enrolledLifetime), key)
 }
 
 // checkFolder refuses a node whose data is another cluster's, or that has data of this

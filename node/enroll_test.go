@@ -185,7 +185,7 @@ func TestEnrolment(t *testing.T) {
 	if err != nil || own != (certified{cluster: DefaultClusterName, name: "n2", id: e.node.id}) {
 		t.Errorf("certificate is that of %+v, %v", own, err)
 	}
-	if lifetime := lifetimeOf(keys.tls.certificate.Load().Leaf); lifetime != issuedLifetime {
+	if lifetime := lifetimeOf(keys.tls.certificate.Load().Leaf); lifetime != enrolledLifetime {
 		t.Errorf("lifetime is %s", lifetime)
 	}
 	if serverErr, clientErr := handshake(t, m.keys.tls, keys.tls); serverErr != nil || clientErr != nil {

@@ -55,6 +55,8 @@ type gate struct {
 	changed chan struct{}
 	log     zerolog.Logger
 
+	nextLog time.Time // of a fault in writing down whom this node trusts; used by Run alone
+
 	mu sync.Mutex // guards both
 	// removed is since when this process knows that a node was removed.
 	removed map[string]time.Time
@@ -93,7 +95,8 @@ func (g *gate) Run(ctx context.Context) error {
 // look does what the records ask for.
 func (g *gate) look() {
 	if g.keys != nil {
-		if err := g.keys.adopt(g.authority()); err != nil {
+		if err := g.keys.adopt(g.authority()); err != nil && time.Now().After(g.nextLog) {
+			g.nextLog = time.Now().Add(waitingLogInterval)
 			g.log.Error().Err(err).Msg("could not write down whom this node trusts, trying again")
 		}
 	}

@@ -65,7 +65,7 @@ func (n *Node) firstCredentials(ctx context.Context, folder *dataFolder, saved s
 		return saved, err
 	}
 	if token != nil {
-		return n.enroll(ctx, folder, saved, *token)
+		return n.enroll(ctx, folder, saved, *token, false)
 	}
 	if !n.cfg.Bootstrap {
 		return saved, errors.New("this node has no certificate yet, and nothing to get one by: give it a join token (token, from 'atoll token create' on a node of the cluster) and a node's address (join); " +
@@ -108,7 +108,8 @@ func (n *Node) laterCredentials(ctx context.Context, folder *dataFolder, saved s
 	}
 	ctx, cancel := context.WithTimeout(ctx, enrollAgainTimeout)
 	defer cancel()
-	next, err := n.enroll(ctx, folder, saved, *token)
+	// Without an answer, the others may be down, all of them, and wait for this one.
+	next, err := n.enroll(ctx, folder, saved, *token, !expired)
 	if err != nil {
 		n.log.Warn().Err(err).Msg("no new certificate for the join token: going on with the one that this node has")
 		return saved, nil
@@ -139,9 +140,9 @@ func (n *Node) isTaken(ctx context.Context, identity *clusterTLS) bool {
 	return false
 }
 
-// enroll asks the cluster for a certificate. The key is on disk before the first
+// enroll asks the cluster for a certificate, only once if nobody has to answer. The key is on disk before the first
 // question: a token that is good for one node is good for one key.
-func (n *Node) enroll(ctx context.Context, folder *dataFolder, saved savedIdentity, token joinToken) (savedIdentity, error) {
+func (n *Node) enroll(ctx context.Context, folder *dataFolder, saved savedIdentity, token joinToken, once bool) (savedIdentity, error) {
 	if saved.RequestedKey == "" {
 		key, err := newKey()
 		if err != nil {
@@ -161,7 +162,7 @@ func (n *Node) enroll(ctx context.Context, folder *dataFolder, saved savedIdenti
 		return saved, fmt.Errorf("read requested_key of %s: %w", credentialsFile, err)
 	}
 	e := &enrollment{
-		token: token, addresses: n.cfg.Join, self: n.cfg.Cluster.Address, clusterID: folder.identity.ClusterID, key: key, dial: n.dial, log: n.log,
+		token: token, addresses: n.cfg.Join, self: n.cfg.Cluster.Address, clusterID: folder.identity.ClusterID, key: key, dial: n.dial, log: n.log, once: once,
 		node: certified{name: folder.identity.Name, id: folder.identity.ID},
 	}
 	issued, err := e.run(ctx)
@@ -169,10 +170,12 @@ func (n *Node) enroll(ctx context.Context, folder *dataFolder, saved savedIdenti
 		return saved, fmt.Errorf("join the cluster with %s: %w", token, err)
 	}
 	next := saved
-	next.Revision = 0 // what the answer says counts, whatever was trusted before
+	// What the answer says counts, whatever was trusted before, or was to be founded.
+	next.Revision, next.AuthorityKey = 0, ""
 	if err := next.install(issued, key); err != nil {
 		return saved, err
 	}
+	next.RequestedKey = saved.RequestedKey // if the node does not get to join in time, it may ask again
 	identity, err := next.identity(folder)
 	if err != nil {
 		return saved, fmt.Errorf("join the cluster with %s: %w", token, err)

@@ -35,7 +35,8 @@ type savedIdentity struct {
 	Certificate string `json:"certificate,omitempty"`
 	Key         string `json:"key,omitempty"`
 	// RequestedKey is the key for which a certificate is asked with a join token. It is
-	// there before the first question, since a token is good for one key.
+	// there before the first question, since a token is good for one key, until the node
+	// has a certificate as a member.
 	RequestedKey string `json:"requested_key,omitempty"`
 	// AuthorityKey is the authority's own, on the node that has made it, until the state
 	// of the cluster has it.

@@ -158,11 +158,8 @@ func (l *clusterListener) shake(conn *tls.Conn) error {
 	defer stop()
 	err := conn.HandshakeContext(ctx)
 	if err != nil {
-		event := l.log.Debug()
-		if errors.Is(err, errUntrusted) { // a node of another cluster, or of a time that is over
-			event = l.log.Warn()
-		}
-		event.Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
+		l.tls.complain(err)
+		l.log.Debug().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
 		conn.Close()
 	}
 	return err

@@ -29,13 +29,16 @@ func testIdentities(t *testing.T, cluster string, names ...string) map[string]*c
 	return identities
 }
 
-func startListener(t *testing.T, identity *clusterTLS) *clusterListener {
+func startListener(t *testing.T, identity *clusterTLS, gates ...*gate) *clusterListener {
 	t.Helper()
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := newClusterListener(tcp, identity, (&net.Dialer{}).DialContext, zerolog.Nop())
+	for _, g := range gates {
+		l.gate = g
+	}
 	done := make(chan error, 1)
 	go func() { done <- l.Run(context.Background()) }() // ends with Close, below
 	t.Cleanup(func() {

@@ -84,8 +84,11 @@ func (r *renewal) leaf() *x509.Certificate { return r.keys.tls.certificate.Load(
 
 // reason says why the certificate is to be renewed now; empty if it is not.
 func (r *renewal) reason(now time.Time, jitter float64) string {
-	if now.After(renewalDue(r.leaf(), jitter)) {
+	switch lifetime := lifetimeOf(r.leaf()); {
+	case now.After(renewalDue(r.leaf(), jitter)):
 		return "it expires"
+	case lifetime <= enrolledLifetime && r.lifetime > enrolledLifetime:
+		return "it was to join by"
 	}
 	authority, err := parseAuthority(r.store.LocalAuthority())
 	if err == nil && issuedBy(r.keys.tls.certificate.Load()) != hashOf(authority.signer()) {

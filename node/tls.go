@@ -163,9 +163,7 @@ func (t *clusterTLS) client(protocol string, expected certified) *tls.Config {
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			err := t.verifyConnection(state, expected)
-			if errors.Is(err, errUntrusted) {
-				t.complain(err)
-			}
+			t.complain(err)
 			return err
 		},
 	}
@@ -174,9 +172,12 @@ func (t *clusterTLS) client(protocol string, expected certified) *tls.Config {
 // complain logs that this node does not trust another, now and then: whoever dials tries
 // again and again, and tells nobody.
 func (t *clusterTLS) complain(err error) {
+	if !errors.Is(err, errUntrusted) {
+		return
+	}
 	now, last := time.Now().UnixNano(), t.complained.Load()
 	if time.Duration(now-last) > waitingLogInterval && t.complained.CompareAndSwap(last, now) {
-		t.log.Warn().Err(err).Msg("this node does not trust the one that it has dialled")
+		t.log.Warn().Err(err).Msg("this node does not trust another")
 	}
 }
 
