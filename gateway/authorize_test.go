@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -141,6 +142,11 @@ func TestRealm(t *testing.T) {
 	}
 	s := startAuth(t)
 	s.want(http.StatusBadRequest, http.MethodGet, "/v2/", "", func(r *http.Request) { r.Host = "a'b" })
+	s = startAuth(t, func(cfg *Config) { cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
+	a := s.want(http.StatusUnauthorized, http.MethodGet, "/v2/", "", withHeader("X-Forwarded-Proto", "https"), withHeader("X-Forwarded-Host", "registry.example"))
+	if got := a.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="https://registry.example/token",`) {
+		t.Errorf("behind a proxy: %s", got)
+	}
 }
 
 // TestTokenRights asks with tokens of less and more than the subject may do.

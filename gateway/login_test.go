@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/crypto/bcrypt"
 
@@ -368,5 +370,38 @@ func TestLogInByCertificate(t *testing.T) {
 		if w.Code != c.want {
 			t.Errorf("%s from %s: %s: %d %s, want %d", c.name, c.from, c.path, w.Code, w.Body, c.want)
 		}
+	}
+}
+
+// TestLoginsAreCounted logs in, right and wrong, and reads the metric.
+func TestLoginsAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	s := startAuth(t, func(cfg *Config) { cfg.Metrics = registry })
+	token := s.token(user("alice"))
+	s.token(basic("ci", s.robot))
+	s.token(anonymously)
+	s.want(http.StatusOK, http.MethodGet, "/v2/", "", bearer(token))
+	s.want(http.StatusUnauthorized, http.MethodGet, "/v2/", "", basic("alice", "wrong"))
+	s.want(http.StatusUnauthorized, http.MethodGet, "/token", "", basic("mallory", "wrong"))
+	s.want(http.StatusUnauthorized, http.MethodGet, "/v2/", "")
+	logins := func() map[string]float64 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]float64{}
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				if family.GetName() == "atoll_gateway_logins_total" {
+					found[metric.GetLabel()[0].GetValue()+" "+metric.GetLabel()[1].GetValue()] = metric.GetCounter().GetValue()
+				}
+			}
+		}
+		return found
+	}
+	want := map[string]float64{"password ok": 1, "robot ok": 1, "unknown denied": 2}
+	eventually(t, patience, func() bool { return logins()["unknown denied"] == 2 })
+	if got := logins(); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -16,6 +16,7 @@ type metrics struct {
 	inUse    *prometheus.GaugeVec     // by limit
 	refused  *prometheus.CounterVec   // by limit
 	pulls    *prometheus.CounterVec   // of blobs, by redirect decision
+	logins   *prometheus.CounterVec   // by method and result
 	// auditFailed counts lines that are not in the audit log.
 	auditFailed prometheus.Counter
 }
@@ -50,13 +51,16 @@ func newMetrics(registerer prometheus.Registerer, log zerolog.Logger) *metrics {
 			Name: "atoll_gateway_redirect_decisions_total", Help: "GETs of blobs, by why they were redirected to another node or not.",
 		}, []string{"decision"}),
 	}
+	m.logins = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "atoll_gateway_logins_total", Help: "Tokens given out, and passwords that were looked at.",
+	}, []string{"method", "result"})
 	m.auditFailed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "atoll_gateway_audit_failures_total", Help: "Records that could not be written to the audit log.",
 	})
 	if registerer == nil {
 		return m
 	}
-	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused, m.pulls, m.auditFailed} {
+	for _, collector := range []prometheus.Collector{m.requests, m.seconds, m.bytes, m.inUse, m.refused, m.pulls, m.logins, m.auditFailed} {
 		if err := registerer.Register(collector); err != nil {
 			log.Error().Err(err).Msg("metric not registered")
 		}
@@ -74,6 +78,13 @@ func (m *metrics) observe(x *exchange, status int, took time.Duration) {
 	method := x.methodLabel
 	m.requests.WithLabelValues(x.operation.String(), method, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(x.operation.String(), method).Observe(took.Seconds())
+	if x.auditEvent(status, nil, false) == eventLogin {
+		method := x.who.method
+		if !x.who.presented {
+			method = "unknown" // Nobody has shown who he is.
+		}
+		m.logins.WithLabelValues(string(method), auditResult(status)).Inc()
+	}
 	m.bytes.WithLabelValues("received").Add(float64(x.body.received))
 	m.bytes.WithLabelValues("sent").Add(float64(x.w.written))
 }
