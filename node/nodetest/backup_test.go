@@ -16,7 +16,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/atollregistry/atoll/metadata"
 	"github.com/atollregistry/atoll/node"
 )
 
@@ -53,6 +55,15 @@ func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
 	c, to := Start(t, 3), filepath.Join(t.TempDir(), "backup")
 	pushAllKinds(t, c, 1)
+	// Tags that must not move are no obstacle to bringing them back.
+	keep := node.NewPolicy{Text: "rules: []\nimmutable: [{repositories: ['**'], tags: ['*']}]"}
+	if _, err := node.SetPolicy(t.Context(), c.Members[0].Config.Home(), keep); err != nil {
+		t.Fatal(err)
+	}
+	robot, err := node.CreateAccount(t.Context(), c.Members[1].Config.Home(), node.NewAccount{Name: "ci", Kind: node.KindRobot})
+	if err != nil {
+		t.Fatal(err)
+	}
 	first, err := node.Backup(t.Context(), c.Members[1].Config.Home(), to, true, false)
 	if err != nil || first.FaultCount+first.Deleted > 0 || first.Copied == 0 {
 		t.Fatalf("backup: %+v %v", first, err)
@@ -68,14 +79,21 @@ func TestBackupAndRestore(t *testing.T) {
 	for _, nodes := range []int{1, 4} {
 		restored := Start(t, nodes)
 		summary, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, false)
-		if err != nil || summary.FaultCount > 0 || summary.Blobs == 0 {
+		if err != nil || summary.FaultCount > 0 || summary.Blobs == 0 || summary.Accounts != 1 || !summary.Policy {
 			t.Fatalf("restore: %+v %v", summary, err)
+		}
+		account, err := restored.Members[0].running().Metadata().Account(t.Context(), "ci")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := metadata.CheckLogin(account, string(robot.Secret), time.Now()); !ok {
+			t.Error("the robot's secret is not the one that it was")
 		}
 		for _, acked := range c.Acked() {
 			restored.remember(acked)
 		}
 		again, err := node.Restore(t.Context(), restored.Members[0].Config.Home(), to, true)
-		if err != nil || again.FaultCount > 0 || again.Blobs > 0 {
+		if err != nil || again.FaultCount > 0 || again.Blobs > 0 || again.Accounts > 0 {
 			t.Errorf("restore again: %+v %v", again, err)
 		}
 		_, referrers, err := restored.Members[0].expect(http.StatusOK, "GET", "/v2/a/image/referrers/"+c.Acked()[len(sizes)+1].Digest, nil)
