@@ -82,11 +82,20 @@ func (s *Store) renewSigningKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(keys) > 0 && s.cfg.Now().Sub(time.UnixMilli(keys[0].GetCreatedUnixMs())) < signingKeyAge {
+		return nil
+	}
+	return s.addSigningKey(ctx)
+}
+
+// addSigningKey makes the key that follows the newest one, unless somebody else does.
+func (s *Store) addSigningKey(ctx context.Context) error {
+	keys, err := s.SigningKeys()
+	if err != nil {
+		return err
+	}
 	next := &proto.SigningKey{Id: 1, Secret: make([]byte, signingKeyBytes)}
 	if len(keys) > 0 {
-		if age := s.cfg.Now().Sub(time.UnixMilli(keys[0].GetCreatedUnixMs())); age < signingKeyAge {
-			return nil
-		}
 		next.Id = keys[0].GetId() + 1
 	}
 	_, _ = rand.Read(next.Secret) // Never fails: see its documentation.

@@ -76,11 +76,16 @@ func (s *Store) TokenKeys() []*proto.TokenKey { return *s.machine.access.tokenKe
 
 // renewTokenKey makes a token key if there is none, or the newest is old.
 func (s *Store) renewTokenKey(ctx context.Context) error {
+	if keys := s.TokenKeys(); len(keys) > 0 && s.cfg.Now().Sub(time.UnixMilli(keys[0].GetCreatedUnixMs())) < tokenKeyAge {
+		return nil
+	}
+	return s.addTokenKey(ctx)
+}
+
+// addTokenKey makes the key that follows the newest one, unless somebody else does.
+func (s *Store) addTokenKey(ctx context.Context) error {
 	next := &proto.TokenKey{Id: 1, Seed: make([]byte, ed25519.SeedSize)}
 	if keys := s.TokenKeys(); len(keys) > 0 {
-		if age := s.cfg.Now().Sub(time.UnixMilli(keys[0].GetCreatedUnixMs())); age < tokenKeyAge {
-			return nil
-		}
 		next.Id = keys[0].GetId() + 1
 	}
 	_, _ = rand.Read(next.Seed) // Never fails: see its documentation.

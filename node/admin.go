@@ -58,6 +58,7 @@ func (a *admin) handler() http.Handler {
 	mux.HandleFunc("POST /tokens", a.serveCreateToken)
 	mux.HandleFunc("GET /ca", a.serveAuthority)
 	mux.HandleFunc("POST /ca/rotate", a.serveRotateAuthority)
+	mux.HandleFunc("POST /keys/rotate", a.serveRotateKeys)
 	mux.HandleFunc("GET /tokens", a.serveListTokens)
 	mux.HandleFunc("DELETE /tokens/{id}", a.serveRevokeToken)
 	mux.HandleFunc("GET /accounts", a.serveAccounts)

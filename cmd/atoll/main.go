@@ -76,7 +76,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newStatusCommand(),
 		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newRecoverCommand(), newCollectCommand(),
-		newUserCommand(), newRobotCommand(), newPolicyCommand(),
+		newUserCommand(), newRobotCommand(), newPolicyCommand(), newKeysCommand(),
 		newTokenCommand(), newAuthorityCommand(), newCertsCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)
