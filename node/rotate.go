@@ -237,8 +237,11 @@ func (a *admin) rotateAuthority(ctx context.Context) (string, error) {
 	if errors.Is(err, metadata.ErrChanged) {
 		return "", refusal("somebody else has begun to change the authority at this moment: see 'atoll ca status'")
 	}
+	if err != nil {
+		return "", err
+	}
 	fingerprint := sha256Of(made.GetDer())
-	return hex.EncodeToString(fingerprint[:]), err
+	return hex.EncodeToString(fingerprint[:]), a.store.CatchUp(ctx) // so that the status shows it
 }
 
 // authorityStatus is what this node knows; it needs no quorum.
