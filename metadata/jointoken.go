@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"slices"
 	"time"
 
 	"github.com/atollregistry/atoll/proto"
@@ -40,6 +41,9 @@ func (c *change) putJoinToken(command *proto.PutJoinToken) error {
 	case len(token.GetDescription()) > maxDescriptionBytes:
 		return invalid("description of %d bytes, more than %d", len(token.GetDescription()), maxDescriptionBytes)
 	}
+	if err := c.checkTokenMember(token); err != nil {
+		return err
+	}
 	known, more, err := c.rests(bucketJoinTokens, span{}, maxJoinTokens-1)
 	if err != nil {
 		return err
@@ -55,8 +59,28 @@ func (c *change) putJoinToken(command *proto.PutJoinToken) error {
 	}
 	return c.put(bucketJoinTokens, keyOf(token.GetId()), &proto.JoinToken{
 		Id: token.GetId(), Sha256: token.GetSha256(), CreatedUnixMs: c.now, ExpiresUnixMs: token.GetExpiresUnixMs(),
-		Uses: token.GetUses(), Description: token.GetDescription(),
+		Uses: token.GetUses(), Description: token.GetDescription(), Member: token.GetMember(),
 	})
+}
+
+// checkTokenMember refuses a token for a member that there is none of.
+func (c *change) checkTokenMember(token *proto.JoinToken) error {
+	if token.GetMember() == "" {
+		return nil
+	}
+	if token.GetUses() != 1 {
+		return invalid("join token for node %q alone, with %d uses", token.GetMember(), token.GetUses())
+	}
+	nodes, err := c.nodes()
+	if err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		if node.GetName() == token.GetMember() && node.GetState() != proto.NodeState_NODE_STATE_REMOVED {
+			return nil
+		}
+	}
+	return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "no member has the name %q", token.GetMember())
 }
 
 // redeemJoinToken uses a token up by one. The same node with the same key may ask again,
@@ -74,15 +98,12 @@ func (c *change) redeemJoinToken(command *proto.RedeemJoinToken) error {
 	if !found || !isSecretOf(&token, command.GetSha256()) {
 		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "there is no such token with such a secret")
 	}
-	if err := c.checkEnrolling(use); err != nil {
+	earlier := slices.ContainsFunc(token.GetUsed(), func(earlier *proto.JoinTokenUse) bool {
+		return earlier.GetNodeId() == use.GetNodeId() && bytes.Equal(earlier.GetKeySha256(), use.GetKeySha256())
+	})
+	switch err := c.checkEnrolling(&token, use, earlier); {
+	case err != nil || earlier:
 		return err
-	}
-	for _, earlier := range token.GetUsed() {
-		if earlier.GetNodeId() == use.GetNodeId() && bytes.Equal(earlier.GetKeySha256(), use.GetKeySha256()) {
-			return nil
-		}
-	}
-	switch {
 	case c.now >= token.GetExpiresUnixMs():
 		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "token %s is expired since %s", token.GetId(), time.UnixMilli(token.GetExpiresUnixMs()).UTC().Format(time.RFC3339))
 	case token.GetUses() == 0:
@@ -100,18 +121,26 @@ func isSecretOf(token *proto.JoinToken, sum []byte) bool {
 	return subtle.ConstantTimeCompare(token.GetSha256(), sum) == 1
 }
 
-// checkEnrolling refuses a node that was removed, or whose name is another in the
-// records: an id never comes back, and never changes its name.
-func (c *change) checkEnrolling(use *proto.JoinTokenUse) error {
+// checkEnrolling refuses a node that was removed, whose name is another in the records,
+// since an id never changes its name, or that the token is not for. A token for new nodes
+// lets no member back in: whoever has stolen one must not become a node that the others
+// know, with its vote and its shards.
+func (c *change) checkEnrolling(token *proto.JoinToken, use *proto.JoinTokenUse, earlier bool) error {
 	var node proto.Node
-	found, err := c.record(bucketNodes, keyOf(use.GetNodeId()), &node)
+	isMember, err := c.record(bucketNodes, keyOf(use.GetNodeId()), &node)
 	switch {
-	case err != nil || !found:
+	case err != nil:
 		return err
-	case node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
+	case isMember && node.GetState() == proto.NodeState_NODE_STATE_REMOVED:
 		return refuse(proto.Refusal_REFUSAL_NODE_REMOVED, "node %s", use.GetNodeId())
-	case node.GetName() != use.GetNodeName():
+	case isMember && node.GetName() != use.GetNodeName():
 		return refuse(proto.Refusal_REFUSAL_NODE_NAME_TAKEN, "node %s has the name %q, not %q", use.GetNodeId(), node.GetName(), use.GetNodeName())
+	case earlier:
+		return nil // it has the key that the token was used for
+	case isMember && token.GetMember() != node.GetName():
+		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "token %s is not for node %q, which is a member", token.GetId(), node.GetName())
+	case !isMember && token.GetMember() != "":
+		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "token %s lets member %q back in, and no new node", token.GetId(), token.GetMember())
 	}
 	return nil
 }
@@ -181,8 +210,8 @@ func (s *Store) KnowsJoinToken(ctx context.Context, id string, sum []byte) (know
 }
 
 // PutJoinToken adds a join token, of which its id, the hash of its secret, when it
-// expires, uses and description count. Errors: ErrChanged if there is one with that
-// id, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+// expires, uses, description and member count. Errors: ErrChanged if there is one with
+// that id, ErrNodeUnknown if there is no such member, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) PutJoinToken(ctx context.Context, token *proto.JoinToken) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_PutJoinToken{PutJoinToken: &proto.PutJoinToken{Token: token}}})
 	return err

@@ -340,7 +340,7 @@ func (e *enroller) enroll(ctx context.Context, host netip.Addr, request *atoll.E
 	case errors.Is(err, metadata.ErrNodeRemoved):
 		return nil, finalRefusal(ErrRemoved.Error())
 	case errors.Is(err, metadata.ErrJoinToken), errors.Is(err, metadata.ErrNodeNameTaken), errors.Is(err, metadata.ErrInvalid):
-		return nil, finalRefusal(err.Error() + ": make a new one with 'atoll token create'")
+		return nil, finalRefusal(err.Error() + ": make a new one with " + e.remedy(node))
 	case err != nil:
 		return nil, err
 	}
@@ -349,6 +349,14 @@ func (e *enroller) enroll(ctx context.Context, host netip.Addr, request *atoll.E
 		return nil, err
 	}
 	return authority.issue(node, min(e.lifetime, enrolledLifetime), key)
+}
+
+// remedy is the command that makes a token for a node.
+func (e *enroller) remedy(node certified) string {
+	if slices.ContainsFunc(e.store.LocalNodes(), func(n *atoll.Node) bool { return n.Id == node.id }) {
+		return "'atoll token create --member " + node.name + "'"
+	}
+	return "'atoll token create'"
 }
 
 // checkFolder refuses a node whose data is another cluster's, or that has data of this

@@ -127,7 +127,7 @@ func startMember(t *testing.T) *testMember {
 func (m *testMember) token(uses int, ttl time.Duration) joinToken {
 	m.t.Helper()
 	a := &admin{store: m.store, log: zerolog.Nop()}
-	made, err := a.createToken(m.t.Context(), ttl, uses, "")
+	made, err := a.createToken(m.t.Context(), JoinTokenRequest{TTL: ttl, Uses: uses})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -104,6 +104,8 @@ type JoinTokenInfo struct {
 	Expires     time.Time `json:"expires"`
 	// Uses is how many nodes it still lets in.
 	Uses uint32 `json:"uses"`
+	// Member is the one member that it lets back in; empty if it is for new nodes.
+	Member string `json:"member,omitempty"`
 	// Nodes are the names of those that it has let in.
 	Nodes []string `json:"nodes,omitempty"`
 	// State is active, expired or used up.
@@ -116,12 +118,26 @@ type JoinToken struct {
 	Token string `json:"token"`
 }
 
-// CreateJoinToken makes a join token, through the node whose data folder is given, for
-// a number of nodes and a time. It can't be shown again.
-func CreateJoinToken(ctx context.Context, dataDir string, ttl time.Duration, uses int, description string) (*JoinToken, error) {
+// JoinTokenRequest says what a join token is to be good for.
+type JoinTokenRequest struct {
+	TTL time.Duration
+	// Uses is how many nodes it lets in.
+	Uses int
+	// Member is the name of the one member that it lets back in, which has lost its
+	// certificate or was away while the authority was changed; empty for new nodes.
+	Member string
+	// Description is for people.
+	Description string
+}
+
+// CreateJoinToken makes a join token, through the node whose data folder is given. It
+// can't be shown again.
+func CreateJoinToken(ctx context.Context, dataDir string, request JoinTokenRequest) (*JoinToken, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	query := url.Values{"ttl": {ttl.String()}, "uses": {strconv.Itoa(uses)}, "description": {description}}
+	query := url.Values{
+		"ttl": {request.TTL.String()}, "uses": {strconv.Itoa(request.Uses)}, "member": {request.Member}, "description": {request.Description},
+	}
 	token := &JoinToken{}
 	return token, askAdmin(ctx, dataDir, http.MethodPost, "/tokens?"+query.Encode(), token)
 }
@@ -145,8 +161,10 @@ func RevokeJoinToken(ctx context.Context, dataDir, id string) error {
 
 func (a *admin) serveCreateToken(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
-	ttl, err := time.ParseDuration(query.Get("ttl"))
-	uses, usesErr := strconv.Atoi(query.Get("uses"))
+	request := JoinTokenRequest{Member: query.Get("member"), Description: query.Get("description")}
+	var err, usesErr error
+	request.TTL, err = time.ParseDuration(query.Get("ttl"))
+	request.Uses, usesErr = strconv.Atoi(query.Get("uses"))
 	if err := errors.Join(err, usesErr); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -154,21 +172,23 @@ func (a *admin) serveCreateToken(w http.ResponseWriter, r *http.Request) {
 	if !a.checkAudit(w) {
 		return
 	}
-	token, err := a.createToken(r.Context(), ttl, uses, query.Get("description"))
+	token, err := a.createToken(r.Context(), request)
 	id := ""
 	if err == nil {
 		id = token.ID
 	}
-	a.auditAdmin(r, "token create", id, fmt.Sprintf("for %d nodes and %s, %q", uses, ttl, query.Get("description")), err)
+	a.auditAdmin(r, "token create", id, fmt.Sprintf("for %d nodes and %s, member %q, %q", request.Uses, request.TTL, request.Member, request.Description), err)
 	answerAdmin(w, token, err)
 }
 
-func (a *admin) createToken(ctx context.Context, ttl time.Duration, uses int, description string) (*JoinToken, error) {
+func (a *admin) createToken(ctx context.Context, request JoinTokenRequest) (*JoinToken, error) {
 	switch {
-	case ttl <= 0 || ttl > metadata.MaxJoinTokenTTL:
-		return nil, refusal(fmt.Sprintf("a join token is good for more than 0 and at most %s, not for %s", metadata.MaxJoinTokenTTL, ttl))
-	case uses < 1 || uses > metadata.MaxJoinTokenUses:
-		return nil, refusal(fmt.Sprintf("a join token lets in 1 to %d nodes, not %d", metadata.MaxJoinTokenUses, uses))
+	case request.TTL <= 0 || request.TTL > metadata.MaxJoinTokenTTL:
+		return nil, refusal(fmt.Sprintf("a join token is good for more than 0 and at most %s, not for %s", metadata.MaxJoinTokenTTL, request.TTL))
+	case request.Uses < 1 || request.Uses > metadata.MaxJoinTokenUses:
+		return nil, refusal(fmt.Sprintf("a join token lets in 1 to %d nodes, not %d", metadata.MaxJoinTokenUses, request.Uses))
+	case request.Member != "" && request.Uses != 1:
+		return nil, refusal(fmt.Sprintf("a join token that lets a member back in is for that one, not for %d nodes", request.Uses))
 	}
 	if err := a.store.CatchUp(ctx); err != nil {
 		return nil, err
@@ -186,10 +206,11 @@ func (a *admin) createToken(ctx context.Context, ttl time.Duration, uses int, de
 	token := newJoinToken(hashOf(authority.signer()))
 	now := time.Now()
 	record := &atoll.JoinToken{
-		Id: token.id, Sha256: token.hash(), CreatedUnixMs: now.UnixMilli(), ExpiresUnixMs: now.Add(ttl).UnixMilli(), Uses: uint32(uses), Description: description,
+		Id: token.id, Sha256: token.hash(), CreatedUnixMs: now.UnixMilli(), ExpiresUnixMs: now.Add(request.TTL).UnixMilli(),
+		Uses: uint32(request.Uses), Member: request.Member, Description: request.Description,
 	}
 	err = a.store.PutJoinToken(ctx, record)
-	if errors.Is(err, metadata.ErrInvalid) {
+	if errors.Is(err, metadata.ErrInvalid) || errors.Is(err, metadata.ErrNodeUnknown) {
 		return nil, refusal(err.Error())
 	}
 	if err != nil {
@@ -210,7 +231,7 @@ func (a *admin) serveListTokens(w http.ResponseWriter, r *http.Request) {
 
 func joinTokenInfo(record *atoll.JoinToken, now time.Time) JoinTokenInfo {
 	info := JoinTokenInfo{
-		ID: record.GetId(), Description: record.GetDescription(), Uses: record.GetUses(), State: "active",
+		ID: record.GetId(), Description: record.GetDescription(), Member: record.GetMember(), Uses: record.GetUses(), State: "active",
 		Created: time.UnixMilli(record.GetCreatedUnixMs()).UTC(), Expires: time.UnixMilli(record.GetExpiresUnixMs()).UTC(),
 	}
 	for _, use := range record.GetUsed() {

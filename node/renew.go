@@ -223,7 +223,7 @@ func (p *parts) renewExpired(lifetime time.Duration) error {
 		}
 	}
 	return fmt.Errorf("this node's certificate is not good any more, and it was away for too long to make another: "+
-		"start it with a new join token ('atoll token create' on another node), which keeps its data: %w", fault)
+		"start it with a new join token ('atoll token create --member NAME' on another node), which keeps its data: %w", fault)
 }
 
 // describe completes a heartbeat with what the leader has to know of this node's

@@ -225,7 +225,7 @@ func untrusted(certificate *x509.Certificate, err error) error {
 		return fmt.Errorf("certificate %q of %s: %w", certificate.Subject.CommonName, certificate.Issuer.CommonName, err)
 	}
 	return fmt.Errorf("%w: either the node there is of another cluster, or the authority was changed while one of the two was away, "+
-		"and that one needs a new join token ('atoll token create' on another node): %w", errUntrusted, err)
+		"and that one needs a new join token ('atoll token create --member NAME' on another node): %w", errUntrusted, err)
 }
 
 // issuer is the authority that has signed a certificate, as far as it is trusted.

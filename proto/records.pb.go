@@ -2321,8 +2321,10 @@ type JoinToken struct {
 	Uses uint32 `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`
 	// Nodes that it has let in, so that one that asks again after a lost reply is
 	// answered again.
-	Used          []*JoinTokenUse `protobuf:"bytes,6,rep,name=used,proto3" json:"used,omitempty"`
-	Description   string          `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	Used        []*JoinTokenUse `protobuf:"bytes,6,rep,name=used,proto3" json:"used,omitempty"`
+	Description string          `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	// Name of the one member that it lets back in; empty for new nodes, and for those alone.
+	Member        string `protobuf:"bytes,8,opt,name=member,proto3" json:"member,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2402,6 +2404,13 @@ func (x *JoinToken) GetUsed() []*JoinTokenUse {
 func (x *JoinToken) GetDescription() string {
 	if x != nil {
 		return x.Description
+	}
+	return ""
+}
+
+func (x *JoinToken) GetMember() string {
+	if x != nil {
+		return x.Member
 	}
 	return ""
 }
@@ -2833,7 +2842,7 @@ const file_records_proto_rawDesc = "" +
 	"\x14AuthorityCertificate\x12\x10\n" +
 	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12&\n" +
-	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\"\xe5\x01\n" +
+	"\x0fcreated_unix_ms\x18\x03 \x01(\x03R\rcreatedUnixMs\"\xfd\x01\n" +
 	"\tJoinToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12&\n" +
@@ -2841,7 +2850,8 @@ const file_records_proto_rawDesc = "" +
 	"\x0fexpires_unix_ms\x18\x04 \x01(\x03R\rexpiresUnixMs\x12\x12\n" +
 	"\x04uses\x18\x05 \x01(\rR\x04uses\x12*\n" +
 	"\x04used\x18\x06 \x03(\v2\x16.atoll.v1.JoinTokenUseR\x04used\x12 \n" +
-	"\vdescription\x18\a \x01(\tR\vdescription\"\x85\x01\n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12\x16\n" +
+	"\x06member\x18\b \x01(\tR\x06member\"\x85\x01\n" +
 	"\fJoinTokenUse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x1d\n" +

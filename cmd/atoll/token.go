@@ -29,9 +29,7 @@ this cluster. DIR is a node's data folder, or the folder of dev; any node will d
 }
 
 func newTokenCreateCommand(data *string) *cobra.Command {
-	var ttl time.Duration
-	var uses int
-	var description string
+	var request node.JoinTokenRequest
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "make a join token and print it",
@@ -43,7 +41,7 @@ the new node as token-file (ATOLL_TOKEN_FILE), or token (ATOLL_TOKEN).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token, err := askNode(*data, func(folder string) (*node.JoinToken, error) {
-				return node.CreateJoinToken(cmd.Context(), folder, ttl, uses, description)
+				return node.CreateJoinToken(cmd.Context(), folder, request)
 			})
 			if err != nil {
 				return err
@@ -53,9 +51,10 @@ the new node as token-file (ATOLL_TOKEN_FILE), or token (ATOLL_TOKEN).`,
 			return err
 		},
 	}
-	cmd.Flags().DurationVar(&ttl, "ttl", node.DefaultJoinTokenTTL, "how long it is good for, at most 720h")
-	cmd.Flags().IntVar(&uses, "uses", 1, "how many nodes it lets in, at most 100")
-	cmd.Flags().StringVar(&description, "description", "", "what 'atoll token list' says it is for")
+	cmd.Flags().DurationVar(&request.TTL, "ttl", node.DefaultJoinTokenTTL, "how long it is good for, at most 720h")
+	cmd.Flags().IntVar(&request.Uses, "uses", 1, "how many nodes it lets in, at most 100")
+	cmd.Flags().StringVar(&request.Member, "member", "", "name of a member that it lets back in, with its data, because its certificate expired or the authority was changed while it was away; by default it is for new nodes, and lets no member in")
+	cmd.Flags().StringVar(&request.Description, "description", "", "what 'atoll token list' says it is for")
 	return cmd
 }
 

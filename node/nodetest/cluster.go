@@ -122,9 +122,15 @@ func StartWithTokens(t testing.TB, n int, change func(*Member)) *Cluster {
 // Token makes a join token for so many nodes, on the first member that runs.
 func (c *Cluster) Token(uses int) string {
 	c.t.Helper()
+	return c.token(uses, "")
+}
+
+// token makes one for a member, or for new nodes.
+func (c *Cluster) token(uses int, member string) string {
+	c.t.Helper()
 	var faults []error
 	for _, m := range c.Members {
-		token, err := node.CreateJoinToken(context.Background(), m.Config.Home(), time.Hour, uses, "test")
+		token, err := node.CreateJoinToken(context.Background(), m.Config.Home(), node.JoinTokenRequest{TTL: time.Hour, Uses: uses, Member: member})
 		if err == nil {
 			return token.Token
 		}
