@@ -31,12 +31,18 @@ type regclientTest struct {
 
 // requestCounter counts what a client has succeeded with.
 type requestCounter struct {
+	// next does the requests; nil for http.DefaultTransport.
+	next http.RoundTripper
 	// chunks are PATCHes with a Content-Range, mounts POSTs that needed no upload.
 	chunks, mounts atomic.Int64
 }
 
 func (c *requestCounter) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := http.DefaultTransport.RoundTrip(r)
+	next := c.next
+	if next == nil {
+		next = http.DefaultTransport
+	}
+	response, err := next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -32,13 +34,24 @@ type loginCluster struct {
 	*devCluster
 	// password is alice's, secret that of the robot ci.
 	password, secret string
+	// transport trusts the cluster's certificates, for clients that are libraries.
+	transport *http.Transport
 }
 
 // startLogin starts it, with a user and a robot who are developers, and a policy.
 func startLogin(t *testing.T, audit string) *loginCluster {
 	t.Helper()
 	dir := t.TempDir()
-	c := &loginCluster{devCluster: startDev(t, dir, "--set=registry.redirect=always", "--set=auth.enabled=true", "--set=audit.file="+audit)}
+	c := &loginCluster{devCluster: startDev(t, dir, "--auth", "--set=registry.redirect=always", "--set=audit.file="+audit)}
+	authority := filepath.Join(dir, "registry", "trust", "ca.crt")
+	t.Setenv("SSL_CERT_FILE", authority) // for those that are programs
+	certificate, err := os.ReadFile(authority)
+	roots := x509.NewCertPool()
+	if err != nil || !roots.AppendCertsFromPEM(certificate) {
+		t.Fatalf("%s: %v", authority, err)
+	}
+	c.transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	t.Cleanup(c.transport.CloseIdleConnections)
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(policy, []byte(loginPolicy), 0o600); err != nil {
 		t.Fatal(err)
@@ -149,17 +162,17 @@ func loginPodman(t *testing.T, c *loginCluster) {
 	own, public := host+"/team/podman:one", host+"/public/podman:one"
 	podman("load", "--quiet", "--input="+makeImage(t, 300<<10, 2<<20))
 	id := podman("images", "--quiet", "--no-trunc")
-	podman("login", "--tls-verify=false", "--authfile="+auth, "-u", "alice", "-p", c.password, host)
+	podman("login", "--authfile="+auth, "-u", "alice", "-p", c.password, host)
 	for _, name := range []string{own, public} {
 		podman("tag", id, name)
-		podman("push", "--quiet", "--tls-verify=false", "--authfile="+auth, name)
+		podman("push", "--quiet", "--authfile="+auth, name)
 	}
 	podman("rmi", "--all", "--force")
-	podman("pull", "--quiet", "--tls-verify=false", "--authfile="+auth, own)
+	podman("pull", "--quiet", "--authfile="+auth, own)
 	if err := os.WriteFile(auth, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	podman("pull", "--quiet", "--tls-verify=false", "--authfile="+auth, public)
+	podman("pull", "--quiet", "--authfile="+auth, public)
 	if got := podman("image", "inspect", "--format=sha256:{{.Id}}", public); got != id {
 		t.Errorf("podman has pulled %s, want %s", got, id)
 	}
@@ -170,13 +183,13 @@ func loginSkopeo(t *testing.T, c *loginCluster) {
 	host, image := c.host(""), "docker-archive:"+makeImage(t, 300<<10, 2<<20)
 	own, public := "docker://"+host+"/team/skopeo:one", "docker://"+host+"/public/skopeo:one"
 	robot := "ci:" + c.secret
-	refused(t, "skopeo", "copy", "--dest-tls-verify=false", "--dest-no-creds", image, own)
-	refused(t, "skopeo", "copy", "--dest-tls-verify=false", "--dest-creds=ci:wrong", image, own)
-	command(t, "skopeo", "copy", "--dest-tls-verify=false", "--dest-creds="+robot, image, own)
-	command(t, "skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--src-creds="+robot, "--dest-creds="+robot, own, public)
-	command(t, "skopeo", "copy", "--src-tls-verify=false", "--src-no-creds", public, "dir:"+t.TempDir())
-	refused(t, "skopeo", "copy", "--src-tls-verify=false", "--src-no-creds", own, "dir:"+t.TempDir())
-	refused(t, "skopeo", "delete", "--tls-verify=false", "--creds="+robot, own)
+	refused(t, "skopeo", "copy", "--dest-no-creds", image, own)
+	refused(t, "skopeo", "copy", "--dest-creds=ci:wrong", image, own)
+	command(t, "skopeo", "copy", "--dest-creds="+robot, image, own)
+	command(t, "skopeo", "copy", "--src-creds="+robot, "--dest-creds="+robot, own, public)
+	command(t, "skopeo", "copy", "--src-no-creds", public, "dir:"+t.TempDir())
+	refused(t, "skopeo", "copy", "--src-no-creds", own, "dir:"+t.TempDir())
+	refused(t, "skopeo", "delete", "--creds="+robot, own)
 }
 
 func loginCrane(t *testing.T, c *loginCluster) {
@@ -209,8 +222,8 @@ func loginCrane(t *testing.T, c *loginCluster) {
 func loginContainerd(t *testing.T, c *loginCluster) {
 	as := func(name, password string) remotes.Resolver {
 		return containerd.NewResolver(containerd.ResolverOptions{Hosts: containerd.ConfigureDefaultRegistries(
-			containerd.WithPlainHTTP(containerd.MatchAllHosts),
-			containerd.WithAuthorizer(containerd.NewDockerAuthorizer(containerd.WithAuthCreds(func(string) (string, string, error) { return name, password, nil }))),
+			containerd.WithClient(&http.Client{Transport: c.transport}),
+			containerd.WithAuthorizer(containerd.NewDockerAuthorizer(containerd.WithAuthClient(&http.Client{Transport: c.transport}), containerd.WithAuthCreds(func(string) (string, string, error) { return name, password, nil }))),
 		)})
 	}
 	ctx, host, image := t.Context(), c.host(""), newLibraryImage(t)
@@ -269,10 +282,12 @@ func loginORAS(t *testing.T, c *loginCluster) {
 			t.Fatal(err)
 		}
 		repository := orasRepository(t, host+"/team/"+name)
+		repository.PlainHTTP, repository.Client = false, &http.Client{Transport: c.transport}
 		if _, err := oras.Copy(ctx, source, "one", repository, "one", oras.DefaultCopyOptions); err == nil {
 			t.Errorf("%s has pushed without credentials", name)
 		}
 		repository.Client = &auth.Client{
+			Client:     &http.Client{Transport: c.transport},
 			Credential: auth.StaticCredential(host, auth.Credential{Username: "alice", Password: c.password}), ForceAttemptOAuth2: form, Cache: auth.NewCache(),
 		}
 		if _, err := oras.Copy(ctx, source, "one", repository, "one", oras.DefaultCopyOptions); err != nil {
@@ -288,9 +303,9 @@ func loginORAS(t *testing.T, c *loginCluster) {
 func loginRegclient(t *testing.T, c *loginCluster) {
 	host := c.host("")
 	settings := *config.HostNewName(host)
-	settings.TLS, settings.User, settings.Pass = config.TLSDisabled, "ci", c.secret
+	settings.User, settings.Pass = "ci", c.secret
 	settings.BlobChunk, settings.BlobMax = 3<<20, 4<<20
-	counts := &requestCounter{}
+	counts := &requestCounter{next: c.transport}
 	rc := regclient.New(regclient.WithConfigHost(settings), regclient.WithRegOpts(reg.WithHTTPClient(&http.Client{Transport: counts})))
 	r := regclientTest{t: t, rc: rc, counts: counts, host: host, image: newLibraryImage(t)}
 	one := r.ref("team/regclient:one")
