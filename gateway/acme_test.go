@@ -294,6 +294,33 @@ func TestACMEFailures(t *testing.T) {
 	}
 }
 
+// TestACMEOrdersAnew: a record whose directory was taken out, since its keys may be known
+// to somebody, is followed by one with other keys, and serves until then.
+func TestACMEOrdersAnew(t *testing.T) {
+	c := newACMECluster(t, 1, "registry.example")
+	authority := acmetest.Start(t, c.port, 3600)
+	c.start(authority)
+	node := c.nodes[0]
+	node.keepOnce(t.Context())
+	old := c.shared.get()
+	first := c.serial(node, "registry.example", authority)
+	spoiled := c.shared.get()
+	spoiled.Directory = ""
+	if err := node.records.PutRegistryCertificate(t.Context(), spoiled); err != nil {
+		t.Fatal(err)
+	}
+	node.refresh()
+	if first == "" || c.serial(node, "registry.example", authority) != first {
+		t.Error("the old certificate is not served any more")
+	}
+	node.keepOnce(t.Context())
+	record := c.shared.get()
+	if string(record.GetAccountKey()) == string(old.GetAccountKey()) || string(record.GetKey()) == string(old.GetKey()) ||
+		c.serial(node, "registry.example", authority) == first {
+		t.Errorf("the keys are the old ones: %s", c.log.String())
+	}
+}
+
 func TestOrderPause(t *testing.T) {
 	for failures, want := range map[uint32]time.Duration{
 		1: firstOrderPause, 2: 2 * firstOrderPause, 3: 4 * firstOrderPause, 20: lastOrderPause, 1 << 31: lastOrderPause,

@@ -1,8 +1,11 @@
 package metadata
 
 import (
+	"errors"
 	"sync"
 	"testing"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 // TestRotateKeys: no key is left, also if two operators rotate at once.
@@ -35,10 +38,14 @@ func TestRotateKeys(t *testing.T) {
 	if len(before) != 2 {
 		t.Fatalf("%d keys to begin with", len(before))
 	}
+	certificate := &proto.RegistryCertificate{Directory: "d", AccountKey: []byte("old"), Chain: [][]byte{[]byte("c")}, Key: []byte("k")}
+	if err := s.PutRegistryCertificate(t.Context(), certificate); err != nil {
+		t.Fatal(err)
+	}
 	var both sync.WaitGroup
 	for range 2 {
 		both.Go(func() {
-			if err := s.RotateKeys(t.Context()); err != nil {
+			if err := s.RotateKeys(t.Context()); err != nil && !errors.Is(err, ErrChanged) {
 				t.Error(err)
 			}
 		})
@@ -49,6 +56,9 @@ func TestRotateKeys(t *testing.T) {
 		if after[secret] {
 			t.Error("an old key is still known")
 		}
+	}
+	if record, err := s.RegistryCertificate(); err != nil || record.GetDirectory() != "" || len(record.GetChain()) != 1 {
+		t.Errorf("the registry's certificate is not ordered anew, or gone: %v", err)
 	}
 	if len(s.TokenKeys()) != tokenKeysKept || len(after) != tokenKeysKept+signingKeysKept {
 		t.Errorf("%d keys are known", len(after))

@@ -23,7 +23,8 @@ func newKeysRotateCommand() *cobra.Command {
 		Long: `Forget all keys that tokens and redirects are signed with, and make new ones: for when
 somebody may have a copy of a node's data folder or of a backup's metadata. All tokens
 are void at once, on every node; docker and others that keep one have to log in again.
-Passwords and robots' secrets stay as they are.`,
+Passwords and robots' secrets stay as they are. With registry.tls.acme the certificate
+that clients see is ordered anew, too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			rotated, err := askNode(data, func(folder string) (*node.KeysRotated, error) { return node.RotateKeys(cmd.Context(), folder) })
