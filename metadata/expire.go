@@ -164,16 +164,17 @@ func (s *Store) Run(ctx context.Context) error {
 	expire, release := time.NewTicker(s.cfg.ExpireInterval), time.NewTicker(releaseInterval)
 	defer expire.Stop()
 	defer release.Stop()
-	renew := true
+	renew, failed := true, false
 	for ctx.Err() == nil {
 		if renew {
-			s.logDuty("renew the signing key", 0, s.renewSigningKey(ctx))
-			s.logDuty("renew the token key", 0, s.renewTokenKey(ctx))
+			err := errors.Join(s.renewSigningKey(ctx), s.renewTokenKey(ctx))
+			s.logDuty("renew the keys for signing and tokens", 0, err)
+			failed = err != nil
 		}
 		select {
 		case <-ctx.Done():
 		case <-release.C:
-			renew = false
+			renew = failed // nobody can log in without the first key
 			released, err := s.release(ctx)
 			s.logDuty("take shards of removed nodes off the records", released, err)
 		case <-expire.C:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/atollregistry/atoll/consensus"
@@ -138,6 +139,32 @@ func TestRunExpiresUntilItIsStopped(t *testing.T) {
 	cancel()
 	if err := <-stopped; err != nil {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// Nobody can log in before there is a token key: a leader that could not make one at
+// once does not wait for the next round of expiry.
+func TestRunMakesKeysSoon(t *testing.T) {
+	s, log := troubledStore(t, StoreConfig{ExpireInterval: time.Hour})
+	log.propose = func(_ context.Context, n int, deliver func() ([]byte, error)) ([]byte, error) {
+		if n < 3 {
+			return nil, consensus.ErrNoLeader
+		}
+		return deliver()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := s.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	signing, err := s.SigningKeys()
+	if err != nil || len(signing) != 1 || len(s.TokenKeys()) != 1 {
+		t.Errorf("%d keys for signing, %d for tokens (%v)", len(signing), len(s.TokenKeys()), err)
+	}
+	if len(log.proposed) != 5 {
+		t.Errorf("%d proposals for two keys of which three failed", len(log.proposed))
 	}
 }
 
