@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
@@ -71,7 +72,7 @@ func certifies(file string, authority *x509.Certificate, hosts []string) bool {
 		return false
 	}
 	certificate, err := parseCertificate(content)
-	if err != nil || certificate.CheckSignatureFrom(authority) != nil || time.Until(certificate.NotAfter) < registryRenewal {
+	if err != nil || bytes.Equal(certificate.RawSubject, certificate.RawIssuer) || certificate.CheckSignatureFrom(authority) != nil || time.Until(certificate.NotAfter) < registryRenewal {
 		return false
 	}
 	for _, host := range hosts {
@@ -114,5 +115,7 @@ func (a *certificateAuthority) signRegistry(files RegistryCertificate, hosts []s
 	return createFile(files.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
-// registryCertificateName is the certificate's common name, for people.
-const registryCertificateName = "registry"
+// registryCertificateName is the certificate's common name, for people. It is another
+// one than the authority's: OpenSSL, and curl with it, takes a certificate whose issuer
+// has its own name for one that has signed itself, and refuses it.
+const registryCertificateName = "registry server"

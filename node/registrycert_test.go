@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"os"
@@ -31,6 +32,9 @@ func TestRegistryCertificate(t *testing.T) {
 			if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host}); err != nil {
 				t.Errorf("%s: %v", host, err)
 			}
+		}
+		if bytes.Equal(pair.Leaf.RawSubject, pair.Leaf.RawIssuer) || len(pair.Leaf.AuthorityKeyId) == 0 {
+			t.Error("OpenSSL will take it for one that has signed itself")
 		}
 		if info, err := os.Stat(files.Key); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the key's mode: %v, %v", info, err)
