@@ -109,6 +109,7 @@ func (l *AuditLog) Write(record AuditRecord) error {
 	if err != nil {
 		return fmt.Errorf("encode audit record: %w", err)
 	}
+	line = VisibleJSON(line)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.write(line); err != nil {
