@@ -287,12 +287,12 @@ func TestOperatorIsWarned(t *testing.T) {
 	yes := true
 	warned(o.create(t, NewAccount{Name: "ci", Kind: KindRobot}), "may do nothing yet")
 	warned(o.create(t, NewAccount{Name: "cd", Kind: KindRobot, Groups: []string{"developers"}}), "")
-	warned(o.create(t, NewAccount{Name: "root", Kind: KindUser, Groups: []string{"admins"}}), "")
-	warned(o.create(t, NewAccount{Name: "chief", Kind: KindUser, Groups: []string{"admins"}}), "")
-	warned(o.change(t, "chief", AccountChange{Kind: KindUser, Disabled: &yes}), "") // there is another one
-	warned(o.change(t, "root", AccountChange{Kind: KindUser, RemoveGroups: []string{"admins"}}), "no account has the right admin")
-	warned(o.change(t, "root", AccountChange{Kind: KindUser, AddGroups: []string{"admins"}}), "")
-	answer, err := RemoveAccount(t.Context(), o.dir, KindUser, "root")
+	warned(o.create(t, NewAccount{Name: "root", Kind: KindRobot, Groups: []string{"admins"}}), "")
+	warned(o.create(t, NewAccount{Name: "chief", Kind: KindRobot, Groups: []string{"admins"}}), "")
+	warned(o.change(t, "chief", AccountChange{Kind: KindRobot, Disabled: &yes}), "") // there is another one
+	warned(o.change(t, "root", AccountChange{Kind: KindRobot, RemoveGroups: []string{"admins"}}), "no account has the right admin")
+	warned(o.change(t, "root", AccountChange{Kind: KindRobot, AddGroups: []string{"admins"}}), "")
+	answer, err := RemoveAccount(t.Context(), o.dir, KindRobot, "root")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestChangesAreWrittenDownWithoutSecrets(t *testing.T) {
 func TestAccountsWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t)
-	o.create(t, NewAccount{Name: "alice", Kind: KindUser})
+	o.create(t, NewAccount{Name: "ci", Kind: KindRobot})
 	o.log.setDown(true)
 	if _, err := CreateAccount(t.Context(), o.dir, NewAccount{Name: "bob", Kind: KindRobot}); err == nil {
 		t.Error("an account is made without a quorum")
@@ -353,7 +353,7 @@ func TestAccountsWithoutQuorum(t *testing.T) {
 		t.Error("accounts are listed without a quorum")
 	}
 	o.log.setDown(false)
-	if accounts, err := FetchAccounts(t.Context(), o.dir, KindRobot); err != nil || len(accounts) != 0 {
+	if accounts, err := FetchAccounts(t.Context(), o.dir, KindRobot); err != nil || len(accounts) != 1 {
 		t.Errorf("robots are %v (%v)", accounts, err)
 	}
 }

@@ -88,7 +88,7 @@ func TestPolicyChangeWarns(t *testing.T) {
 	if warnings := o.setPolicy(t, NewPolicy{Text: open, DryRun: true}).Warnings; len(warnings) != 1 || !strings.Contains(warnings[0], "without logging in") {
 		t.Errorf("warnings are %q", warnings) // nobody has administered before
 	}
-	o.create(t, NewAccount{Name: "chief", Kind: KindUser, Groups: []string{"admins"}})
+	o.create(t, NewAccount{Name: "chief", Kind: KindRobot, Groups: []string{"admins"}})
 	if warnings := o.setPolicy(t, NewPolicy{Text: teamPolicy}).Warnings; len(warnings) != 1 || !strings.Contains(warnings[0], "no account has the right admin") {
 		t.Errorf("warnings are %q", warnings)
 	}
