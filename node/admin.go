@@ -135,6 +135,9 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 	status.noteCertificates(a.peers.holdings())
 	status.judge(a.ready.forWrites(), a.downAfter)
 	status.noteRecovery(a.store.Recoveries())
+	if state := rotationOf(a.store.LocalAuthority()); state != rotationSettled {
+		status.Notes = append(status.Notes, fmt.Sprintf("the nodes' certificate authority is being changed (%s): 'atoll ca status' shows how far that is", state))
+	}
 	return status, nil
 }
 

@@ -283,7 +283,7 @@ func (e *enroller) serve(conn net.Conn) {
 	}
 	answer := e.answer(ctx, host, request)
 	if err := writeMessage(conn, answer); err != nil {
-		e.log.Info().Err(err).Str("name", request.GetNodeName()).Msg("node did not get its certificate: it asks again")
+		e.log.Info().Err(err).Str("name", printable(request.GetNodeName())).Msg("node did not get its certificate: it asks again")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -133,6 +134,31 @@ func TestForeignServerIsRefused(t *testing.T) {
 	if conn, err := client.raft.Dial(server.tcp.Addr().String(), 5*time.Second); err == nil {
 		conn.Close()
 		t.Error("the node trusted a server with a foreign certificate")
+	}
+}
+
+// One host that floods the port leaves room for others.
+func TestHandshakesOfOneHost(t *testing.T) {
+	l := newClusterListener(nil, nil, nil, zerolog.Nop())
+	flooding, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	for i := range maxHandshakesOfHost {
+		if !l.begin(flooding) {
+			t.Fatalf("only %d handshakes with one host", i)
+		}
+	}
+	if l.begin(flooding) || !l.begin(other) {
+		t.Error("one host has all the room")
+	}
+	l.end(flooding)
+	if !l.begin(flooding) {
+		t.Error("a handshake that is over still counts")
+	}
+	for range maxHandshakesOfHost {
+		l.end(flooding)
+	}
+	l.end(other)
+	if len(l.hosts) > 0 {
+		t.Errorf("hosts without a handshake are remembered: %v", l.hosts)
 	}
 }
 
