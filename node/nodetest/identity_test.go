@@ -141,7 +141,6 @@ func (m *Member) wantStartFault(words string) {
 // gone, and is out when it is removed. Its certificate is good for nobody else.
 func TestClusterWithJoinTokens(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	c := StartWithTokens(t, 3, nil)
 	n1, n2, n3 := c.Members[0], c.Members[1], c.Members[2]
 	for i, m := range c.Members {
@@ -239,7 +238,6 @@ func (m *Member) certificates() (map[string]time.Time, error) {
 // Certificates of six seconds are renewed again and again, and no client sees it.
 func TestRenewalUnderLoad(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	const lifetime = 6 * time.Second
 	c := StartWithTokens(t, 3, func(m *Member) { m.Options = []node.Option{node.WithCertificateLifetime(lifetime)} })
 	push(t, c, "app", "v1", 1, c.Members...)
@@ -280,7 +278,6 @@ func (m *Member) rotated(state string) *node.AuthorityStatus {
 
 // The authority is changed under load, while the leader dies after each step.
 func TestAuthorityRotation(t *testing.T) {
-	t.Parallel()
 	t.Parallel()
 	c := StartWithTokens(t, 3, nil)
 	push(t, c, "app", "v1", 1, c.Members...)
@@ -338,7 +335,6 @@ func TestAuthorityRotation(t *testing.T) {
 // data by a token.
 func TestAwayDuringRotation(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	log := &lines{}
 	c := StartWithTokens(t, 3, func(m *Member) { m.Config.DownAfter = 15 * time.Second })
 	push(t, c, "app", "v1", 1, c.Members...)
@@ -382,7 +378,6 @@ func TestAwayDuringRotation(t *testing.T) {
 // another one rejoins.
 func TestRecoverWithJoinTokens(t *testing.T) {
 	t.Parallel()
-	t.Parallel()
 	c := StartWithTokens(t, 3, quickExpiryOf)
 	push(t, c, "app", "v1", 1, c.Members...)
 	chosen, second, gone := c.Members[0], c.Members[1], c.Members[2]
@@ -410,7 +405,6 @@ func quickExpiryOf(m *Member) { quickExpiry(&m.Config) }
 // A cluster has one authority: a node whose disk is gone forms no second one while the
 // first is there, whatever it is told.
 func TestBootstrapBesideACluster(t *testing.T) {
-	t.Parallel()
 	t.Parallel()
 	c := StartWithTokens(t, 2, nil)
 	n1 := c.Members[0]
