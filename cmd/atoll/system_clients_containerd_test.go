@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 )
 
 // libraryImage is an image in memory, for clients that are libraries.
@@ -161,7 +162,7 @@ func containerdPull(t *testing.T, resolver remotes.Resolver, name string, image 
 	}
 	store := containerdStore(t)
 	handler := images.Handlers(remotes.FetchHandler(store, fetcher), images.ChildrenHandler(store))
-	if err := images.Dispatch(t.Context(), handler, nil, image.descriptor()); err != nil {
+	if err := images.Dispatch(t.Context(), handler, oneAtATime(), image.descriptor()); err != nil {
 		t.Fatalf("pull: %v", err)
 	}
 	for blob, desc := range image.blobs() {
@@ -171,6 +172,11 @@ func containerdPull(t *testing.T, resolver remotes.Resolver, name string, image 
 		}
 	}
 }
+
+// oneAtATime has containerd do one request after the other. Its authorizer writes down
+// when a token expires without the lock under which other requests read that
+// (core/remotes/docker/authorizer.go, doBearerAuth), which the race detector notices.
+func oneAtATime() *semaphore.Weighted { return semaphore.NewWeighted(1) }
 
 // containerdRange reads a layer from its middle on, as after a broken connection.
 func containerdRange(t *testing.T, resolver remotes.Resolver, name string, layer []byte) {

@@ -238,7 +238,7 @@ func TestServeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	renamed := replaceFlag(argv, "--name", "n9")
-	refused("another node's certificate", `was made for node "n1", this is "n9"`, renamed)
+	refused("another node's certificate", `was made for node "n1", this is "n9"`, replaceFlag(renamed, "--data", filepath.Join(t.TempDir(), "n9")))
 	renamed = replaceFlag(replaceFlag(renamed, "--cluster-cert", certs[0].Cert), "--cluster-key", certs[0].Key)
 	refused("another node's folder", `belongs to node "n1", not to "n9"`, renamed)
 	refused("damaged certificate", "cluster.cert", replaceFlag(argv, "--cluster-cert", "/dev/null"))

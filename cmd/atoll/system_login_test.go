@@ -237,7 +237,7 @@ func loginContainerd(t *testing.T, c *loginCluster) {
 		if err != nil {
 			return err
 		}
-		return remotes.PushContent(ctx, pusher, image.descriptor(), source, nil, platforms.All, nil)
+		return remotes.PushContent(ctx, pusher, image.descriptor(), source, oneAtATime(), platforms.All, nil)
 	}
 	for _, name := range []string{"/team/containerd:one", "/public/containerd:one"} {
 		if err := push(as("ci", c.secret), name); err != nil {
