@@ -126,8 +126,13 @@ func startMember(t *testing.T) *testMember {
 
 func (m *testMember) token(uses int, ttl time.Duration) joinToken {
 	m.t.Helper()
+	return m.tokenFor(JoinTokenRequest{TTL: ttl, Uses: uses})
+}
+
+func (m *testMember) tokenFor(request JoinTokenRequest) joinToken {
+	m.t.Helper()
 	a := &admin{store: m.store, log: zerolog.Nop()}
-	made, err := a.createToken(m.t.Context(), JoinTokenRequest{TTL: ttl, Uses: uses})
+	made, err := a.createToken(m.t.Context(), request)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -251,6 +256,8 @@ func TestBadQuestions(t *testing.T) {
 	}
 	back := m.enrolling("n5", token)
 	back.node.id, back.clusterID = member.Id, "the-cluster"
+	m.wantRefusal(back, "atoll token create --member n5")
+	back.token = m.tokenFor(JoinTokenRequest{Uses: 1, TTL: time.Hour, Member: "n5"})
 	if _, err := m.ask(back); err != nil {
 		t.Errorf("a member that comes back with its data: %v", err)
 	}
