@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -100,11 +102,7 @@ func TestLogin(t *testing.T) {
 			t.Errorf("the audit log has no %s", want)
 		}
 	}
-	for _, secret := range []string{c.password, c.secret, "Bearer ", "atoll-signature"} {
-		if strings.Contains(string(content), secret) {
-			t.Errorf("the audit log has %q", secret)
-		}
-	}
+	c.wantNoSecrets(audit)
 	if c.decisions("signed") == 0 {
 		t.Error("no pull was redirected: the test shows nothing of that")
 	}
@@ -216,6 +214,37 @@ func loginCrane(t *testing.T, c *loginCluster) {
 		}
 	}
 	refused(t, crane(alice, "delete", own)...)
+}
+
+// wantNoSecrets searches everything that was written down while all clients were at work,
+// by the nodes and for the audit, for what must not be there.
+func (c *loginCluster) wantNoSecrets(audit string) {
+	c.t.Helper()
+	logs, err := filepath.Glob(filepath.Join(c.dir, "n*", "log"))
+	if err != nil || len(logs) != 3 {
+		c.t.Fatalf("logs of nodes: %v, %v", logs, err)
+	}
+	encoded := func(name, password string) string {
+		return base64.StdEncoding.EncodeToString([]byte(name + ":" + password))
+	}
+	secrets := map[string]string{
+		"the user's password": c.password, "the user's credentials": encoded("alice", c.password),
+		"the robot's secret": c.secret, "the robot's credentials": encoded("ci", c.secret),
+		// Every token of ours begins with its header, every key ends with this.
+		"a token": base64.RawURLEncoding.EncodeToString([]byte(`{"alg"`)), "a key": "PRIVATE KEY",
+		"an Authorization header": "Bearer ey", "a signed URL": "atoll-signature",
+	}
+	for _, path := range append(logs, audit) {
+		content, err := os.ReadFile(path)
+		if err != nil || len(content) == 0 {
+			c.t.Errorf("%s: %d bytes, %v", path, len(content), err)
+		}
+		for what, secret := range secrets {
+			if bytes.Contains(content, []byte(secret)) {
+				c.t.Errorf("%s has %s", path, what)
+			}
+		}
+	}
 }
 
 // loginContainerd posts the password as a form, as the kubelet's and nerdctl's pulls do.
