@@ -151,6 +151,42 @@ func TestSlowHeader(t *testing.T) {
 	}
 }
 
+// TestSlowHandshake: so is a client that begins to speak TLS and does not go on.
+func TestSlowHandshake(t *testing.T) {
+	files := newCertificateFiles(t)
+	files.write(1, time.Now().Add(time.Hour))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := NewServer(http.NotFoundHandler(), TLSConfig(openCertificate(t, files, io.Discard), nil), zerolog.Nop())
+	server.ReadHeaderTimeout = 200 * time.Millisecond
+	ended := make(chan error, 1)
+	go func() { ended <- server.ServeTLS(listener, "", "") }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	for name, first := range map[string]string{
+		"nothing": "", "a record without an end": "\x16\x03\x01\x40\x00\x01", "the longest message": "\x16\x03\x01\x40\x00\x01\xff\xff\xff" + strings.Repeat("x", 1000),
+	} {
+		conn, err := net.DialTimeout("tcp", listener.Addr().String(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(conn, first)
+		_, err = io.Copy(io.Discard, conn)
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			t.Errorf("%s: the connection was still open", name)
+		}
+		_ = conn.Close()
+	}
+}
+
 // TestManyHeaders: as many headers as fit cost little, and more do not fit.
 func TestManyHeaders(t *testing.T) {
 	r := newRegistry(t, Config{})

@@ -33,6 +33,8 @@ type admin struct {
 	ready   *readiness
 	// registry is what clients speak to.
 	registry http.Handler
+	// certificates is what clients see; nil for plain HTTP.
+	certificates gateway.Certificates
 	// downAfter is Config.DownAfter.
 	downAfter time.Duration
 	log       zerolog.Logger
@@ -137,6 +139,13 @@ func (a *admin) status(ctx context.Context) (*Status, error) {
 	status.noteRecovery(a.store.Recoveries())
 	if state := rotationOf(a.store.LocalAuthority()); state != rotationSettled {
 		status.Notes = append(status.Notes, fmt.Sprintf("the nodes' certificate authority is being changed (%s): 'atoll ca status' shows how far that is", state))
+	}
+	if a.certificates != nil {
+		record, err := a.store.RegistryCertificate()
+		if err != nil {
+			return nil, err
+		}
+		status.noteRegistryCertificate(a.certificates.NotAfter(), record)
 	}
 	return status, nil
 }

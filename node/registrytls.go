@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/atollregistry/atoll/gateway"
+	atoll "github.com/atollregistry/atoll/proto"
 )
 
 // RegistryTLSConfig is where the certificate comes from that clients see: from files or
@@ -111,6 +113,28 @@ func isDomain(text string) bool {
 		}
 	}
 	return true
+}
+
+// registryCertificateNotice is how long before the end of a certificate for clients an
+// operator is told. One that is renewed by itself never gets that far.
+const registryCertificateNotice = 3 * 24 * time.Hour
+
+// noteRegistryCertificate adds what is wrong with the certificate that clients see on
+// the answering node.
+func (s *Status) noteRegistryCertificate(expires time.Time, record *atoll.RegistryCertificate) {
+	note := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
+	switch left := time.Until(expires); {
+	case expires.IsZero():
+		note("there is no certificate for clients yet, so that none can connect to this node")
+	case left < 0:
+		note("the certificate that clients see on this node has expired on %s: put another one into the files of registry.tls", expires.Format(time.DateTime))
+	case left < registryCertificateNotice:
+		note("the certificate that clients see on this node expires on %s: put another one into the files of registry.tls", expires.Format(time.DateTime))
+	}
+	if record.GetFailures() > 0 && record.GetProblem() != "" {
+		note("%d attempts in a row to get a certificate from %s have failed, the last on %s: %s", record.GetFailures(), record.GetDirectory(),
+			time.UnixMilli(record.GetAttemptedUnixMs()).Format(time.DateTime), record.GetProblem())
+	}
 }
 
 // scheme is how clients speak to the registry port itself.

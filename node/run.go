@@ -45,7 +45,7 @@ func (p *parts) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open operator's socket: %w", err)
 	}
-	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: gateway.AsOperator(p.handler), downAfter: p.cfg.DownAfter, log: p.component("operator"), audit: p.audit}
+	operator := &admin{self: p.self, machine: p.machine, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers, ready: p.ready, registry: gateway.AsOperator(p.handler), certificates: p.certificates, downAfter: p.cfg.DownAfter, log: p.component("operator"), audit: p.audit}
 	adminServer := &http.Server{Handler: operator.handler(), ReadHeaderTimeout: headerTimeout, ConnContext: withOperator}
 
 	group.Go(func() error { return p.gate.Run(work) })
