@@ -355,6 +355,7 @@ func TestLogInByCertificate(t *testing.T) {
 		want             int
 	}{
 		{"alice", "192.0.2.1:1", "/v2/", 200},
+		{"alice", "192.0.2.1:1", "/token?offline_token=true", 200},
 		{"alice", "192.0.2.1:1", "/v2/b/app/tags/list", 403},
 		{"alice", "192.0.2.1:1", "/v2/a/app/tags/list", 404},
 		{"alice", "10.0.0.1:1", "/v2/", 401}, // The proxy's own.
@@ -367,6 +368,9 @@ func TestLogInByCertificate(t *testing.T) {
 		r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{chain}}
 		w := httptest.NewRecorder()
 		s.gateway.ServeHTTP(w, r)
+		if strings.Contains(w.Body.String(), "refresh_token") {
+			t.Errorf("%s got a refresh token", c.name)
+		}
 		if w.Code != c.want {
 			t.Errorf("%s from %s: %s: %d %s, want %d", c.name, c.from, c.path, w.Code, w.Body, c.want)
 		}

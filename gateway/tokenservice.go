@@ -144,8 +144,9 @@ func (g *gateway) replyToken(x *exchange, scopes []scope, offline bool, refresh 
 		Token: token, AccessToken: token, IssuedAt: issued.IssuedAt.UTC().Format(time.RFC3339), RefreshToken: refresh,
 		ExpiresIn: int(issued.ExpiresAt.Sub(issued.IssuedAt.Time).Seconds()), Scope: x.granted,
 	}
-	// Nobody can say of another issuer's user whether he is still there.
-	if offline && refresh == "" && x.who.method != loginNone && x.who.method != loginIssuer {
+	// Nobody can say of another issuer's user whether he is still there, and a certificate
+	// is to end when it says so.
+	if kept := []loginMethod{loginPassword, loginRobot, loginHtpasswd}; offline && refresh == "" && slices.Contains(kept, x.who.method) {
 		claims.Access = nil
 		if reply.RefreshToken, _, err = g.auth.tokens.issue(refreshToken, claims, g.auth.RefreshLife); err != nil {
 			return fmt.Errorf("issue refresh token: %w", err)
