@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/atollregistry/atoll/metadata"
 	"github.com/atollregistry/atoll/metadata/policy"
 	"github.com/atollregistry/atoll/proto"
@@ -106,8 +108,10 @@ type auth struct {
 	tokens   *tokens
 	hasher   *hasher
 	throttle *throttle
-	issuers  map[string]*issuer
-	now      func() time.Time
+	// tries are the passwords that are being looked at, by client.
+	tries   singleflight.Group
+	issuers map[string]*issuer
+	now     func() time.Time
 }
 
 func newAuth(cfg AuthConfig, m *metrics, now func() time.Time) *auth {

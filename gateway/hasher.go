@@ -58,15 +58,16 @@ func checkPassword(hash []byte, password string) bool {
 }
 
 // known reports whether the password was found right for the hash lately.
-func (h *hasher) known(hash []byte, password string) bool {
-	since, found := h.proven.Get(h.key(hash, password))
+func (h *hasher) known(name string, hash []byte, password string) bool {
+	since, found := h.proven.Get(h.key(name, hash, password))
 	return found && h.now().Sub(since) < provenFor
 }
 
-// fits finds out whether the password is right for the hash. It fails with
-// errLoginsBusy if that would take too long, and with the context's error.
-func (h *hasher) fits(ctx context.Context, hash []byte, password string) (bool, error) {
-	key := h.key(hash, password)
+// fits finds out whether the password is right for the hash that somebody has; nil if
+// nobody has the name. It fails with errLoginsBusy if that would take too long, and with
+// the context's error.
+func (h *hasher) fits(ctx context.Context, name string, hash []byte, password string) (bool, error) {
+	key := h.key(name, hash, password)
 	answer := h.flight.DoChan(string(key[:]), func() (any, error) {
 		// Not the context of the one who happened to be first. The limiter bounds it.
 		release, err := h.running.acquire(context.Background(), 1)
@@ -89,11 +90,15 @@ func (h *hasher) fits(ctx context.Context, hash []byte, password string) (bool, 
 	}
 }
 
-// key is what stands for a hash and a password in memory.
-func (h *hasher) key(hash []byte, password string) (key [sha256.Size]byte) {
+// key is what stands for a name, its hash and a password in memory. The name belongs to
+// it since those who do not exist all have the same hash, none: if they shared a flight,
+// and so took less time together than two who do exist, that would tell who does.
+func (h *hasher) key(name string, hash []byte, password string) (key [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, h.secret[:])
-	mac.Write(binary.BigEndian.AppendUint32(nil, uint32(len(hash))))
-	mac.Write(hash)
+	for _, part := range []string{name, string(hash)} {
+		mac.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+		mac.Write([]byte(part))
+	}
 	mac.Write([]byte(password))
 	mac.Sum(key[:0])
 	return key

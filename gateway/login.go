@@ -39,13 +39,14 @@ func (a *auth) logIn(ctx context.Context, x *exchange, name, password string) (i
 // logInRobot looks a secret up. It costs next to nothing, and the same whether or not
 // there is such an account.
 func (a *auth) logInRobot(x *exchange, account *proto.Account, name, password string) (identity, error) {
-	client, now := x.origin.client, a.now()
-	id, ok := metadata.CheckLogin(account, password, now)
+	id, ok := metadata.CheckLogin(account, password, a.now())
 	if !ok {
-		if err := a.throttle.check(client, name, now); err != nil {
+		leave, err := a.throttle.enter(x.origin.client, name, a.now)
+		if err != nil {
 			return identity{}, err
 		}
-		return identity{}, a.failed(client, name)
+		leave(true)
+		return identity{}, errWrongLogin()
 	}
 	return identity{
 		subject: metadata.SubjectOf(account), method: loginRobot, generation: account.GetGeneration(), secret: id, presented: true,
@@ -64,26 +65,57 @@ func (a *auth) logInUser(ctx context.Context, x *exchange, account *proto.Accoun
 	}
 	exists := len(hash) > 0 && !account.GetDisabled()
 	client := x.origin.client
-	if exists && a.hasher.known(hash, password) {
+	if exists && a.hasher.known(name, hash, password) {
 		return who, nil
 	}
-	if err := a.throttle.check(client, name, a.now()); err != nil {
+	if err := a.tryPassword(ctx, guess{client, name, hash, password, exists}); err != nil {
 		return identity{}, err
 	}
-	right, err := a.hasher.fits(ctx, hash, password)
-	if err != nil {
-		return identity{}, fmt.Errorf("log in: %w", err)
-	}
-	if !right || !exists {
-		return identity{}, a.failed(client, name)
-	}
 	x.fresh = true
-	a.throttle.succeeded(client, name)
 	return who, nil
 }
 
-// failed counts a login that failed, and is its error.
-func (a *auth) failed(client netip.Addr, name string) error {
-	a.throttle.failed(client, name, a.now())
-	return fmt.Errorf("%w: wrong name or password", errUnauthenticated)
+// guess is a password to be looked at. The hash is nil if nobody has the name, and
+// exists false if nobody can log in under it.
+type guess struct {
+	client   netip.Addr
+	name     string
+	hash     []byte
+	password string
+	exists   bool
 }
+
+// tryPassword fails unless the password is right. Once it is looked at, it counts, also
+// if the client does not wait for the answer: what is found right is remembered, and
+// would tell it later. A client that tries the same several times at once tries once.
+func (a *auth) tryPassword(ctx context.Context, g guess) error {
+	key := a.hasher.key(g.name, g.hash, g.password)
+	answer := a.tries.DoChan(clientPrefix(g.client).String()+string(key[:]), func() (any, error) {
+		leave, err := a.throttle.enter(g.client, g.name, a.now)
+		if err != nil {
+			return false, err
+		}
+		right, err := a.hasher.fits(context.Background(), g.name, g.hash, g.password)
+		right = right && g.exists
+		leave(err == nil && !right)
+		if right {
+			a.throttle.succeeded(g.client, g.name)
+		}
+		return right, err
+	})
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("log in: %w", ctx.Err())
+	case result := <-answer:
+		if result.Err != nil {
+			return fmt.Errorf("log in: %w", result.Err)
+		}
+		if right, _ := result.Val.(bool); !right {
+			return errWrongLogin()
+		}
+		return nil
+	}
+}
+
+// errWrongLogin is the error of every login that fails.
+func errWrongLogin() error { return fmt.Errorf("%w: wrong name or password", errUnauthenticated) }

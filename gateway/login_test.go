@@ -125,7 +125,7 @@ func TestConcurrentHashesAreShared(t *testing.T) {
 	for range waiters {
 		running.Go(func() {
 			arrived.Add(1)
-			if right, err := h.fits(t.Context(), []byte("hash"), "password"); !right || err != nil {
+			if right, err := h.fits(t.Context(), "alice", []byte("hash"), "password"); !right || err != nil {
 				t.Errorf("%t, %v", right, err)
 			}
 		})
@@ -133,7 +133,7 @@ func TestConcurrentHashesAreShared(t *testing.T) {
 	eventually(t, patience, func() bool { return arrived.Load() == waiters && count.Load() == 1 })
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := h.fits(gone, []byte("hash"), "password"); !errors.Is(err, context.Canceled) {
+	if _, err := h.fits(gone, "alice", []byte("hash"), "password"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a client that is gone: %v", err)
 	}
 	close(release)
@@ -160,7 +160,7 @@ func TestHashesAreBounded(t *testing.T) {
 	var running sync.WaitGroup
 	for i := range 10 {
 		running.Go(func() {
-			switch fits, err := h.fits(context.Background(), []byte{byte(i)}, "password"); {
+			switch fits, err := h.fits(context.Background(), "alice", []byte{byte(i)}, "password"); {
 			case errors.Is(err, errLoginsBusy):
 				busy.Add(1)
 			case err == nil && fits:
@@ -227,37 +227,51 @@ func TestFailedLoginsHaveToWait(t *testing.T) {
 
 // TestThrottle has one address fail under many names, and memory stay bounded.
 func TestThrottle(t *testing.T) {
-	now := time.Now()
+	start := time.Now()
+	at := func(after time.Duration) func() time.Time { return func() time.Time { return start.Add(after) } }
 	th := newThrottle(newMetrics(nil, zerolog.Nop()).limit("failed_logins"))
 	here, there := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	try := func(client netip.Addr, name string, after time.Duration, failed bool) error {
+		leave, err := th.enter(client, name, at(after))
+		if err == nil {
+			leave(failed)
+		}
+		return err
+	}
 	for i := range addressFailuresPerMinute {
-		if err := th.check(here, string(rune('a'+i)), now); err != nil {
+		if err := try(here, string(rune('a'+i)), 0, true); err != nil {
 			t.Fatalf("failure %d: %v", i, err)
 		}
-		th.failed(here, string(rune('a'+i)), now)
 	}
-	if err := th.check(here, "new", now); !errors.Is(err, errLoginThrottled) {
+	if err := try(here, "new", 0, false); !errors.Is(err, errLoginThrottled) {
 		t.Errorf("the address: %v", err)
 	}
-	if err := th.check(there, "new", now); err != nil {
+	if err := try(there, "new", 0, false); err != nil {
 		t.Errorf("another address: %v", err)
 	}
-	if err := th.check(here, "new", now.Add(time.Minute)); err != nil {
+	if err := try(here, "new", time.Minute, false); err != nil {
 		t.Errorf("later: %v", err)
 	}
 	for range failuresPerMinute {
-		th.failed(there, "alice", now)
+		if err := try(there, "alice", 0, true); err != nil {
+			t.Error(err)
+		}
 	}
-	if err := th.check(there, "alice", now); !errors.Is(err, errLoginThrottled) {
+	if err := try(there, "alice", 0, false); !errors.Is(err, errLoginThrottled) {
 		t.Errorf("a name: %v", err)
 	}
 	th.succeeded(there, "alice")
-	if err := th.check(there, "alice", now); err != nil {
+	if err := try(there, "alice", 0, false); err != nil {
 		t.Errorf("after the right password: %v", err)
+	}
+	if n := len(th.trying); n != 0 {
+		t.Errorf("%d checks go on", n)
 	}
 	th.failures.Resize(10)
 	for i := range 100 {
-		th.failed(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), strings.Repeat("x", 1<<20), now)
+		if err := try(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), strings.Repeat("x", 1<<20), 0, true); err != nil {
+			t.Error(err)
+		}
 	}
 	if n := th.failures.Len(); n > 10 {
 		t.Errorf("%d are remembered", n)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -27,8 +28,14 @@ const (
 // are asked about: credentials that this node has found right before are let
 // through, whatever others at the same address do.
 type throttle struct {
+	metrics limitMetrics
+
+	mu       sync.Mutex // guards what follows
 	failures *lru.Cache[throttleKey, *rate.Limiter]
-	metrics  limitMetrics
+	// trying is how many checks run. Each may fail, and so counts as if it had: else as
+	// many passwords as there are connections could be tried before the first one is
+	// found wrong.
+	trying map[throttleKey]int
 }
 
 // throttleKey is an address with a name, or an address alone.
@@ -42,37 +49,49 @@ func newThrottle(m limitMetrics) *throttle {
 	if err != nil {
 		panic(err) // Unreachable: it only fails for a size that is not positive.
 	}
-	return &throttle{failures: failures, metrics: m}
+	return &throttle{failures: failures, trying: make(map[throttleKey]int), metrics: m}
 }
 
-// check fails with errLoginThrottled, and says how long to wait, if too many logins
-// have failed lately.
-func (t *throttle) check(client netip.Addr, name string, now time.Time) error {
-	for _, key := range throttleKeys(client, name) {
-		bucket, found := t.failures.Get(key)
-		if !found {
-			continue
+// enter lets a check begin, or fails with errLoginThrottled and says how long to wait,
+// if too many logins have failed lately. The caller must call leave once, and tell
+// whether the login has failed.
+func (t *throttle) enter(client netip.Addr, name string, now func() time.Time) (leave func(failed bool), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	keys := throttleKeys(client, name)
+	for i, key := range keys {
+		left, perMinute := float64(throttleRates[i]), throttleRates[i]
+		if bucket, found := t.failures.Get(key); found {
+			left = bucket.TokensAt(now())
 		}
-		if left := bucket.TokensAt(now); left < 1 {
+		if left -= float64(t.trying[key]); left < 1 {
 			t.metrics.refused.Inc()
-			seconds := math.Ceil((1 - left) / float64(bucket.Limit()))
-			return refuseFor(errLoginThrottled, max(1, int(seconds)), fmt.Sprintf("too many logins have failed, try again in %.0f s", seconds))
+			seconds := math.Ceil((1 - left) * 60 / float64(perMinute))
+			return nil, refuseFor(errLoginThrottled, int(seconds), fmt.Sprintf("too many logins have failed, try again in %.0f s", seconds))
 		}
 	}
-	return nil
+	for _, key := range keys {
+		t.trying[key]++
+	}
+	return func(failed bool) { t.leave(keys, failed, now()) }, nil
 }
 
-// failed counts a login that failed.
-func (t *throttle) failed(client netip.Addr, name string, now time.Time) {
-	for i, key := range throttleKeys(client, name) {
-		perMinute := failuresPerMinute
-		if i == 1 {
-			perMinute = addressFailuresPerMinute
+// leave ends a check. One that failed takes a token from the name's and the address's
+// bucket.
+func (t *throttle) leave(keys [2]throttleKey, failed bool, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, key := range keys {
+		if t.trying[key]--; t.trying[key] == 0 {
+			delete(t.trying, key)
 		}
-		fresh := rate.NewLimiter(rate.Limit(perMinute)/60, perMinute)
-		bucket, found, _ := t.failures.PeekOrAdd(key, fresh)
+		if !failed {
+			continue
+		}
+		bucket, found := t.failures.Get(key)
 		if !found {
-			bucket = fresh
+			bucket = rate.NewLimiter(rate.Limit(throttleRates[i])/60, throttleRates[i])
+			t.failures.Add(key, bucket)
 		}
 		bucket.AllowN(now, 1)
 	}
@@ -81,8 +100,13 @@ func (t *throttle) failed(client netip.Addr, name string, now time.Time) {
 // succeeded forgets what failed before under the name: whoever knows the password
 // has mistyped it. The address's failures stay, since others may have caused them.
 func (t *throttle) succeeded(client netip.Addr, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.failures.Remove(throttleKeys(client, name)[0])
 }
+
+// throttleRates are the failures per minute of what throttleKeys returns.
+var throttleRates = [2]int{failuresPerMinute, addressFailuresPerMinute}
 
 func throttleKeys(client netip.Addr, name string) [2]throttleKey {
 	// As long as a name can be, so that nobody can fill the memory.
