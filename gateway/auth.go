@@ -124,6 +124,7 @@ func newAuth(cfg AuthConfig, m *metrics, now func() time.Time) *auth {
 		AuthConfig: cfg, tokens: newTokens(cfg.Accounts.TokenKeys, cfg.Service, now), issuers: make(map[string]*issuer), now: now,
 		hasher: newHasher(m.limit("logins"), now), throttle: newThrottle(m.limit("failed_logins")),
 	}
+	a.hasher.cost = func() int { return max(metadata.PasswordCost, cfg.Htpasswd.maxCost()) }
 	for _, known := range cfg.Issuers {
 		a.issuers[known.URL] = newIssuer(known, now)
 	}

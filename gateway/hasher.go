@@ -10,6 +10,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/atollregistry/atoll/metadata"
@@ -36,8 +37,12 @@ type hasher struct {
 	flight  singleflight.Group
 	running *limiter
 	now     func() time.Time
-	// check is what costs; tests count it. Without a hash it costs the same.
+	// check is what costs; tests count it. Without a hash it costs the same as with one
+	// of metadata.PasswordCost.
 	check func(hash []byte, password string) bool
+	// cost is bcrypt's of the costliest hash, and spend does the work of one; see level.
+	cost  func() int
+	spend func(cost int)
 }
 
 func newHasher(m limitMetrics, now func() time.Time) *hasher {
@@ -46,7 +51,8 @@ func newHasher(m limitMetrics, now func() time.Time) *hasher {
 		panic(err) // Unreachable: it only fails for a size that is not positive.
 	}
 	atOnce := int64(max(1, runtime.GOMAXPROCS(0)/2)) // Transfers go on meanwhile.
-	h := &hasher{proven: proven, running: newLimiter(atOnce, hashWait, errLoginsBusy, m), now: now, check: checkPassword}
+	h := &hasher{proven: proven, running: newLimiter(atOnce, hashWait, errLoginsBusy, m), now: now, check: checkPassword, spend: spendHash}
+	h.cost = func() int { return metadata.PasswordCost }
 	h.running.maxWaiting = waitingPerHash * atOnce
 	_, _ = rand.Read(h.secret[:]) // Never fails: see its documentation.
 	return h
@@ -76,6 +82,7 @@ func (h *hasher) fits(ctx context.Context, name string, hash []byte, password st
 		}
 		defer release()
 		right := h.check(hash, password)
+		h.level(hash)
 		if right {
 			h.proven.Add(key, h.now())
 		}
@@ -89,6 +96,21 @@ func (h *hasher) fits(ctx context.Context, name string, hash []byte, password st
 		return right, result.Err
 	}
 }
+
+// level does the rest of the work that looking at the costliest hash would have taken:
+// the cost of a hash would tell else who has one, such as all users of a password file
+// that has another cost than that of accounts, and of nobody. One more is twice the work.
+func (h *hasher) level(hash []byte) {
+	cost := metadata.PasswordCost
+	if len(hash) > 0 {
+		cost, _ = bcrypt.Cost(hash) // Both sources of hashes have them checked.
+	}
+	for ; cost < h.cost(); cost++ {
+		h.spend(cost)
+	}
+}
+
+func spendHash(cost int) { _, _ = bcrypt.GenerateFromPassword([]byte("nobody's"), cost) }
 
 // key is what stands for a name, its hash and a password in memory. The name belongs to
 // it since those who do not exist all have the same hash, none: if they shared a flight,

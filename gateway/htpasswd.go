@@ -114,6 +114,18 @@ func (h *Htpasswd) hash(name string) []byte {
 	return (*h.users.Load())[name]
 }
 
+// maxCost returns bcrypt's cost of the costliest hash; 0 without users.
+func (h *Htpasswd) maxCost() (highest int) {
+	if h == nil {
+		return 0
+	}
+	for _, hash := range *h.users.Load() {
+		cost, _ := bcrypt.Cost(hash) // parseHtpasswd has looked at it.
+		highest = max(highest, cost)
+	}
+	return highest
+}
+
 // generationOf makes a number of a hash that changes with it.
 func generationOf(hash []byte) uint64 {
 	sum := sha256.Sum256(hash)

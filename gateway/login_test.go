@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -201,6 +202,44 @@ func TestUnknownUsersCostTheSame(t *testing.T) {
 			t.Errorf("%s with a robot's secret: %d hashes", name, n)
 		}
 	}
+}
+
+// TestCheapHashesCostTheSame has users of a password file with other costs than that of
+// accounts.
+func TestCheapHashesCostTheSame(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "htpasswd")
+	hash, err := bcrypt.GenerateFromPassword([]byte("of cheap"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	costly := strings.Replace(string(hash), "$04$", fmt.Sprintf("$%02d$", metadata.PasswordCost+1), 1)
+	lines := "cheap:" + string(hash) + "\ncostly:" + costly + "\n"
+	if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	users, err := OpenHtpasswd(file, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startAuth(t, func(cfg *Config) { cfg.Auth.Htpasswd = users })
+	work := 0
+	s.gateway.auth.hasher.spend = func(cost int) { work += 1 << cost }
+	s.gateway.auth.hasher.check = func(hash []byte, password string) bool {
+		cost := metadata.PasswordCost
+		if hash != nil {
+			cost, _ = bcrypt.Cost(hash)
+		}
+		work += 1 << cost
+		return password == "of cheap"
+	}
+	for _, name := range []string{"cheap", "costly", "alice", "mallory"} {
+		work = 0
+		s.want(http.StatusUnauthorized, http.MethodGet, "/v2/", "", basic(name, "wrong"))
+		if want := 1 << (metadata.PasswordCost + 1); work != want {
+			t.Errorf("%s: %d rounds of bcrypt, want %d", name, work, want)
+		}
+	}
+	s.want(http.StatusOK, http.MethodGet, "/v2/", "", basic("cheap", "of cheap"))
 }
 
 // TestFailedLoginsHaveToWait tries out passwords.

@@ -29,9 +29,9 @@ const (
 	// MaxPasswordBytes is the longest password. bcrypt looks at no more, so that a longer
 	// one would be as good as its beginning: it is refused instead.
 	MaxPasswordBytes = 72
-	// passwordCost makes one check some 50 ms of work for a core, for us and for whoever
+	// PasswordCost is bcrypt's of accounts' passwords, and of names that nobody has. It makes one check some 50 ms of work for a core, for us and for whoever
 	// guesses.
-	passwordCost = 10
+	PasswordCost = 10
 )
 
 const (
@@ -57,7 +57,7 @@ func HashPassword(password string) ([]byte, error) {
 	case IsRobotSecret(password):
 		return nil, errors.New("password is a robot's secret: choose one of its own")
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), passwordCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), PasswordCost)
 	if err != nil {
 		return nil, fmt.Errorf("hash password: %w", err)
 	}
@@ -137,7 +137,7 @@ func checkRobotSecret(account *proto.Account, secret string, now time.Time) (id 
 // nobodysHash is the hash that stands in for that of an account which has none. Nobody
 // knows its password.
 var nobodysHash = sync.OnceValue(func() []byte {
-	hash, err := bcrypt.GenerateFromPassword([]byte(NewPassword()), passwordCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(NewPassword()), PasswordCost)
 	if err != nil {
 		panic("hash a password of 26 bytes: " + err.Error()) // the cost is ours, the length is right
 	}

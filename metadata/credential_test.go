@@ -128,7 +128,7 @@ func TestHashPasswordRefuses(t *testing.T) {
 		if _, ok := CheckLogin(&proto.Account{PasswordHash: hash}, password, time.Now()); !ok {
 			t.Errorf("%q is not its own password", password)
 		}
-		if cost, err := bcrypt.Cost(hash); err != nil || cost != passwordCost {
+		if cost, err := bcrypt.Cost(hash); err != nil || cost != PasswordCost {
 			t.Errorf("cost is %d (%v)", cost, err)
 		}
 	}
