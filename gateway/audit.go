@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/atollregistry/atoll/metadata"
 )
 
 // Events and results of the audit log.
@@ -19,6 +21,8 @@ const (
 	resultOK     = "ok"
 	resultDenied = "denied"
 	resultFailed = "failed"
+	// resultUnknown is that of a write which may have been carried out.
+	resultUnknown = "unknown"
 )
 
 // loginSignature is how a redirected pull shows that it may.
@@ -48,7 +52,7 @@ func (g *gateway) audit(x *exchange, status int, err error) {
 		return
 	}
 	record := AuditRecord{
-		Time: x.begun, Event: event, Result: auditResult(status), Subject: x.who.name(), Method: string(x.who.method), Token: x.who.tokenID,
+		Time: x.begun, Event: event, Result: auditResult(status, err), Subject: x.who.name(), Method: string(x.who.method), Token: x.who.tokenID,
 		Repository: cut(x.repository), Upload: x.upload, Request: x.r.Method, Status: status, RequestID: x.id,
 	}
 	if x.origin.client.IsValid() {
@@ -99,7 +103,7 @@ func (x *exchange) writeEvent() string {
 	switch {
 	case x.operation == opUpload && x.r.Method == http.MethodPut, x.operation == opManifest && x.r.Method == http.MethodPut:
 		return eventPush
-	case x.operation == opUploads && x.query.Get("mount") != "" && x.w.status == http.StatusCreated:
+	case x.mounted:
 		return eventMount
 	case x.operation == opUploads && x.query.Get("digest") != "":
 		return eventPush
@@ -130,9 +134,7 @@ func (x *exchange) describe(record *AuditRecord) {
 	case opUpload:
 		record.Upload = cut(x.reference)
 	case opUploads:
-		if record.Event == eventMount {
-			record.From = x.query.Get("from")
-		}
+		record.From = x.mountedFrom // Not what the client says.
 	case opToken:
 		record.Scope = x.granted
 	default:
@@ -147,9 +149,13 @@ const maxAuditBytes = 255
 
 func cut(text string) string { return text[:min(len(text), maxAuditBytes)] }
 
-func auditResult(status int) string {
+// auditResult says what came of a request. A client that goes away gets no reply, and
+// may do so on purpose: whether its request was carried out, the error alone says.
+func auditResult(status int, err error) string {
 	switch {
-	case status < http.StatusBadRequest:
+	case errors.Is(err, metadata.ErrOutcomeUnknown):
+		return resultUnknown
+	case err == nil && status == statusClientGone, status < http.StatusBadRequest:
 		return resultOK
 	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusTooManyRequests:
 		return resultDenied

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -328,5 +330,68 @@ func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	eventually(t, patience, func() bool { return strings.Contains(disk.String(), `"event":"upload"`) })
 	if !strings.Contains(disk.String(), `"event":"audit log"`) {
 		t.Errorf("it is not said that it goes on: %s", disk.String())
+	}
+}
+
+// TestAuditTellsWhatWasMounted has clients say that a blob is from elsewhere.
+func TestAuditTellsWhatWasMounted(t *testing.T) {
+	a := startAudited(t)
+	own := a.push(user("alice"), "a/app", "of team a")
+	evil := digestOf(sha256Algorithm, []byte("evil"))
+	a.push(user("root"), "public/base", "of all")
+	public := digestOf(sha256Algorithm, []byte("of all"))
+	eventually(t, patience, func() bool { return len(a.records(a.file)) == 2 })
+	uploads := "/v2/a/app/blobs/uploads/?"
+	for _, c := range []struct {
+		name, query, body string
+		event, from       string
+		digest            string
+	}{
+		{"from where it was not", "mount=" + own + "&from=b/secret", "", eventMount, "", own},
+		{"from nowhere that can be named", "mount=" + own + "&from=" + strings.Repeat("x", 9999), "", eventMount, "", own},
+		{"from anywhere", "mount=" + public, "", eventMount, "public/base", public},
+		{"a push that looks like a mount", "mount=" + someDigest + "&from=public/base&digest=" + evil, "evil", eventPush, "", evil},
+	} {
+		got := a.next(func() { a.want(http.StatusCreated, http.MethodPost, uploads+c.query, c.body, user("alice")) })
+		if got.Event != c.event || got.From != c.from || got.Digest != c.digest {
+			t.Errorf("%s: %s of %s from %q, want %s of %s from %q", c.name, got.Event, got.Digest, got.From, c.event, c.digest, c.from)
+		}
+	}
+}
+
+// goneWriter is the connection of a client that went away.
+type goneWriter struct{ *httptest.ResponseRecorder }
+
+func (goneWriter) Write([]byte) (int, error) { return 0, errors.New("connection reset") }
+
+// TestAuditOfTheGone has clients go away before the reply, so that what they have done
+// looks like a failure.
+func TestAuditOfTheGone(t *testing.T) {
+	a := startAudited(t)
+	a.metadata.fail["PutManifest"] = fmt.Errorf("%w: %w", metadata.ErrOutcomeUnknown, context.Canceled)
+	for status, gone := range map[int]bool{http.StatusServiceUnavailable: false, statusClientGone: true} {
+		got := a.next(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if gone {
+				cancel()
+			}
+			r := httptest.NewRequestWithContext(ctx, http.MethodPut, "/v2/a/app/manifests/v1", strings.NewReader(emptyIndex))
+			r.Header.Set("Content-Type", indexType)
+			r.SetBasicAuth("ci", a.robot)
+			defer func() { _ = recover() }() // The connection is cut.
+			a.gateway.ServeHTTP(httptest.NewRecorder(), r)
+		})
+		if got.Result != resultUnknown || got.Status != status || got.Event != eventPush {
+			t.Errorf("a push that may have been carried out: %+v", got)
+		}
+	}
+	got := a.next(func() {
+		r := httptest.NewRequest(http.MethodGet, "/token", nil)
+		r.SetBasicAuth("ci", a.robot)
+		a.gateway.ServeHTTP(goneWriter{httptest.NewRecorder()}, r)
+	})
+	if got.Result != resultOK || got.Status != statusClientGone || got.Event != eventLogin {
+		t.Errorf("a token that was given out: %+v", got)
 	}
 }

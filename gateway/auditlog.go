@@ -23,7 +23,8 @@ type AuditRecord struct {
 	// Event is "push", "delete", "upload", "mount", "pull", "login", "denied", or what the
 	// operator did, such as "user add".
 	Event string `json:"event"`
-	// Result is "ok", "denied" for want of rights or credentials, or "failed".
+	// Result is "ok", "denied" for want of rights or credentials, "failed", or "unknown"
+	// for what may have been done, or be done yet.
 	Result string `json:"result"`
 	// Subject is who, as a policy names it, or "operator". Of a login that was refused it
 	// is empty.

@@ -40,6 +40,10 @@ type exchange struct {
 	fresh, tokenSent bool
 	// stale says whether who asks was looked up without a quorum.
 	stale *metadata.Stale
+	// mounted says that a blob was linked without its bytes, mountedFrom from which
+	// repository; empty if it was there already.
+	mounted     bool
+	mountedFrom string
 	// granted is what a token that was given out allows, as scopes.
 	granted string
 	// begun is when the request came.

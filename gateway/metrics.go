@@ -74,16 +74,16 @@ func (m *metrics) limit(name string) limitMetrics {
 
 // observe counts a request that is over. The method is one of the table's, or
 // "other", so that no client can make up labels.
-func (m *metrics) observe(x *exchange, status int, took time.Duration) {
+func (m *metrics) observe(x *exchange, status int, err error, took time.Duration) {
 	method := x.methodLabel
 	m.requests.WithLabelValues(x.operation.String(), method, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(x.operation.String(), method).Observe(took.Seconds())
-	if x.auditEvent(status, nil, false) == eventLogin {
+	if x.auditEvent(status, err, false) == eventLogin {
 		method := x.who.method
 		if !x.who.presented {
 			method = "unknown" // Nobody has shown who he is.
 		}
-		m.logins.WithLabelValues(string(method), auditResult(status)).Inc()
+		m.logins.WithLabelValues(string(method), auditResult(status, err)).Inc()
 	}
 	m.bytes.WithLabelValues("received").Add(float64(x.body.received))
 	m.bytes.WithLabelValues("sent").Add(float64(x.w.written))

@@ -43,7 +43,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	status, cut := g.conclude(x, err)
 	took := g.now().Sub(start)
-	g.metrics.observe(x, status, took)
+	g.metrics.observe(x, status, err, took)
 	g.audit(x, status, err)
 	event := g.logLevel(status, cut)
 	event.Str("request_id", x.id).Str("method", logged(r.Method)).Str("path", logged(r.URL.Path)).Int("status", status).

@@ -23,7 +23,7 @@ func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
 		if err != nil {
 			return err
 		}
-		if mounted {
+		if x.mounted = mounted; mounted {
 			return x.created(blobPath(x.repository, mount), mount)
 		}
 	}
@@ -49,6 +49,7 @@ func (g *gateway) mountBlob(ctx context.Context, x *exchange, digest string) (mo
 	if from := x.query.Get("from"); validRepository(from) && g.mayPull(x, from) {
 		err := g.metadata.MountBlob(ctx, x.repository, from, digest)
 		if err == nil {
+			x.mountedFrom = from
 			return true, nil
 		}
 		if !isMissing(err) {
@@ -87,7 +88,11 @@ func (g *gateway) mountAny(ctx context.Context, x *exchange, digest string) (mou
 	if err != nil && !isMissing(err) { // It may have been deleted there since.
 		return false, fmt.Errorf("mount blob %s from %s: %w", digest, repositories[i], err)
 	}
-	return err == nil, nil
+	if err != nil {
+		return false, nil
+	}
+	x.mountedFrom = repositories[i]
+	return true, nil
 }
 
 func isMissing(err error) bool {
