@@ -91,6 +91,11 @@ func (c *AuthConfig) validate() (faults []error) {
 			fault("auth.issuers: number %d: %s is there twice", i+1, issuer.Issuer)
 		}
 		seen[issuer.Issuer] = true
+		for j, other := range c.Issuers[:i] {
+			if strings.HasPrefix(issuer.Prefix, other.Prefix) || strings.HasPrefix(other.Prefix, issuer.Prefix) {
+				fault("auth.issuers: number %d: prefix %q and that of number %d, %q, begin alike: one could make up users of the other", i+1, issuer.Prefix, j+1, other.Prefix)
+			}
+		}
 	}
 	return faults
 }

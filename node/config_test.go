@@ -161,4 +161,13 @@ func TestAuth(t *testing.T) {
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "number 2: https://login.example is there twice") {
 		t.Errorf("an issuer that is there twice: %v", err)
 	}
+	for _, prefix := range []string{"sso:", "sso:staff:"} {
+		local.Prefix = prefix
+		for _, issuers := range [][]IssuerConfig{{good, local}, {local, good}} {
+			cfg.Auth.Issuers = issuers
+			if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "begin alike") {
+				t.Errorf("prefixes %q and %q: %v", issuers[0].Prefix, issuers[1].Prefix, err)
+			}
+		}
+	}
 }
