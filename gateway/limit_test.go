@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/atollregistry/atoll/blobstore"
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -271,6 +272,59 @@ func TestManyReferrers(t *testing.T) {
 		if len(got) != want || pages != 2 || !slices.IsSorted(got) || len(slices.Compact(got)) != want {
 			t.Errorf("%q: %d referrers on %d pages, want %d on 2", filter, len(got), pages, want)
 		}
+	}
+}
+
+// largeReferrers is metadata in which everything has many referrers that are stored as
+// blobs, each with the same content.
+type largeReferrers struct {
+	manyReferrers
+	content *proto.Blob
+	reads   int
+}
+
+func (m *largeReferrers) Referrers(ctx context.Context, repository, subject, after string, limit int) ([]*proto.Manifest, bool, error) {
+	referrers, more, err := m.manyReferrers.Referrers(ctx, repository, subject, after, limit)
+	for _, manifest := range referrers {
+		manifest.StoredAsBlob, manifest.Size = true, MaxManifestBytes
+	}
+	return referrers, more, err
+}
+
+func (m *largeReferrers) ManifestBlob(context.Context, string, string) (*proto.Blob, error) {
+	m.reads++
+	return m.content, nil
+}
+
+// TestLargeReferrers: one reply does not read all of very many large manifests.
+func TestLargeReferrers(t *testing.T) {
+	blobs := newMemoryBlobs()
+	content := indexJSON(`,"artifactType":"a/b"`)
+	_, extents, _, err := blobs.Append(t.Context(), blobstore.Progress{UploadID: "x"}, strings.NewReader(content), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := &largeReferrers{
+		manyReferrers: manyReferrers{memoryMetadata: newMemoryMetadata(), count: 50},
+		content:       &proto.Blob{Size: uint64(len(content)), Extents: extents},
+	}
+	r := &registry{t: t, server: startServer(t, New(Config{}, large, blobs))}
+	got := 0
+	for next := "/v2/a/referrers/" + someDigest; next != ""; {
+		large.reads = 0
+		response := r.want(http.StatusOK, http.MethodGet, next, nil)
+		var page struct{ Manifests []struct{ Digest string } }
+		if err := json.NewDecoder(response.Body).Decode(&page); err != nil {
+			t.Fatal(err)
+		}
+		got += len(page.Manifests)
+		if large.reads > maxReferrersRead/MaxManifestBytes {
+			t.Fatalf("%d manifests of %d bytes were read for one reply", large.reads, MaxManifestBytes)
+		}
+		next, _, _ = strings.Cut(strings.TrimPrefix(response.Header.Get("Link"), "<"), ">")
+	}
+	if got != large.count {
+		t.Errorf("%d referrers, want %d", got, large.count)
 	}
 }
 

@@ -78,6 +78,9 @@ const (
 	// maxReferrersLooked is how many are looked at for one reply, wanted or not. Some
 	// clients read no second page, so that it is many.
 	maxReferrersLooked = 10_000
+	// maxReferrersRead is how many bytes of manifests that are stored as blobs are read
+	// for one reply. Few are that large; many would have one request read gigabytes.
+	maxReferrersRead = 64 << 20
 )
 
 // referrersPage is the reply that is being put together.
@@ -89,6 +92,8 @@ type referrersPage struct {
 	entries []json.RawMessage
 	bytes   int
 	looked  int
+	// read are the bytes of manifests stored as blobs.
+	read uint64
 	// full says that there are more than one reply may have.
 	full bool
 }
@@ -99,6 +104,12 @@ func (g *gateway) addReferrers(ctx context.Context, x *exchange, list *referrers
 		if list.artifactType != "" && manifest.GetArtifactType() != list.artifactType {
 			list.last = manifest.GetDigest()
 			continue
+		}
+		if manifest.GetStoredAsBlob() {
+			if list.read += manifest.GetSize(); list.read > maxReferrersRead {
+				list.full = true
+				return nil
+			}
 		}
 		entry, err := g.describeReferrer(ctx, x, manifest)
 		if errors.Is(err, metadata.ErrManifestUnknown) {
