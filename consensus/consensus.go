@@ -41,9 +41,13 @@ const (
 )
 
 // StateMachine is what consensus replicates. Its calls never overlap, except that
-// Snapshot is called, and its stream read, while Apply goes on, and that Applied is
-// called at any time.
+// Snapshot is called, and its stream read, while Apply goes on, and that Check and
+// Applied are called at any time.
 type StateMachine interface {
+	// Check says why a command is none that Apply takes; nil if it is one. The leader
+	// asks before it appends a command, since what Apply fails on ends every node. It is
+	// called at any time, and does not look at the state.
+	Check(command []byte) error
 	// Apply applies committed entries in log order, durably, in one transaction,
 	// and returns one result per entry. An entry whose Index is not above
 	// Applied() is skipped, with a nil result. An entry with empty Data only
@@ -92,6 +96,8 @@ type Replica struct {
 	cfg     Config
 	log     zerolog.Logger
 	network Network
+	// check is StateMachine.Check.
+	check func(command []byte) error
 
 	life     *life
 	storage  *storage
@@ -128,7 +134,7 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 	}
 	r = &Replica{
 		cfg: cfg, log: cfg.Logger, network: network, life: newLife(cfg.Fatal), streams: newStreams(network, &cfg),
-		lead: newLeadership(), election: newSignal(),
+		lead: newLeadership(), election: newSignal(), check: sm.Check,
 		proposals: make(chan struct{}, maxProposals), membership: make(chan struct{}, 1),
 	}
 	if r.storage, err = openStorage(&r.cfg, sm, r.life); err != nil {

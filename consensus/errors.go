@@ -22,6 +22,9 @@ var (
 	// ErrNotLeader means that this node does not lead, and only the leader can do
 	// what was asked. Nothing was done.
 	ErrNotLeader = errors.New("not the leader")
+	// ErrCommandRefused means that the leader did not append the command, since the state
+	// machine takes no such command.
+	ErrCommandRefused = errors.New("command refused")
 	// ErrClosed means that the replica is closed or has failed.
 	ErrClosed = errors.New("replica is closed")
 
@@ -56,6 +59,8 @@ func toStatus(err error) error {
 		return status.Error(codes.Aborted, err.Error())
 	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrNoLeader), errors.Is(err, ErrClosed):
 		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.Is(err, ErrCommandRefused):
+		return status.Error(codes.InvalidArgument, err.Error())
 	default:
 		return status.Error(codes.Unavailable, err.Error())
 	}
@@ -69,6 +74,8 @@ func fromStatus(err error) error {
 		return nil
 	case codes.FailedPrecondition:
 		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	case codes.InvalidArgument:
+		return fmt.Errorf("%w: %w", ErrCommandRefused, err)
 	default:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}

@@ -112,6 +112,16 @@ func appliedIn(tx *bbolt.Tx) (index, term uint64) {
 	return binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])
 }
 
+// noCommand is what the journal takes for no command.
+const noCommand = "no command"
+
+func (j *journal) Check(command []byte) error {
+	if string(command) == noCommand {
+		return errors.New("it says so")
+	}
+	return nil
+}
+
 func (j *journal) Applied() (index, term uint64) {
 	j.view(func(tx *bbolt.Tx) { index, term = appliedIn(tx) })
 	return index, term

@@ -25,7 +25,7 @@ const maxCommandBytes = 4 << 20
 // command again whose outcome is unknown.
 func (r *Replica) Propose(ctx context.Context, command []byte) (result []byte, logIndex uint64, err error) {
 	if len(command) == 0 || len(command) > maxCommandBytes {
-		return nil, 0, fmt.Errorf("propose command: it has %d bytes, allowed are 1 to %d", len(command), maxCommandBytes)
+		return nil, 0, fmt.Errorf("propose command: %w: it has %d bytes, allowed are 1 to %d", ErrCommandRefused, len(command), maxCommandBytes)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.ProposeTimeout)
 	defer cancel()
@@ -75,8 +75,15 @@ func (r *Replica) proposeOnce(ctx context.Context, command []byte) ([]byte, uint
 	return nil, 0, fmt.Errorf("leader %s: %w", id, fromStatus(err))
 }
 
-// proposeHere appends the command if this node leads.
+// proposeHere appends the command if this node leads. It may come from another node,
+// which nothing is taken on trust of: an entry that Apply fails on ends the cluster.
 func (r *Replica) proposeHere(ctx context.Context, command []byte) ([]byte, uint64, error) {
+	if len(command) == 0 || len(command) > maxCommandBytes {
+		return nil, 0, fmt.Errorf("%w: it has %d bytes, allowed are 1 to %d", ErrCommandRefused, len(command), maxCommandBytes)
+	}
+	if err := r.check(command); err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrCommandRefused, err)
+	}
 	o, err := r.appendEntry(ctx, command)
 	return o.result, o.index, err
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/atollregistry/atoll/proto"
 )
 
 func TestProposeFromEveryNode(t *testing.T) {
@@ -56,10 +58,31 @@ func TestConcurrentProposers(t *testing.T) {
 func TestProposeRefusesWhatCantBeACommand(t *testing.T) {
 	c := form(t, 1, nil)
 	for _, command := range [][]byte{nil, make([]byte, maxCommandBytes+1)} {
-		if _, _, err := c.nodes["n1"].Propose(c.ctx(), command); err == nil {
-			t.Errorf("a command of %d bytes was taken", len(command))
+		if _, _, err := c.nodes["n1"].Propose(c.ctx(), command); !errors.Is(err, ErrCommandRefused) {
+			t.Errorf("a command of %d bytes: %v", len(command), err)
 		}
 	}
+}
+
+// What the state machine does not know does not get into the log, whoever proposes it:
+// it would end every node.
+func TestForwardedCommandsAreChecked(t *testing.T) {
+	c := form(t, 3, nil)
+	for _, node := range append(c.followers(), c.leader()) {
+		if _, _, err := node.Propose(c.ctx(), []byte(noCommand)); !errors.Is(err, ErrCommandRefused) {
+			t.Errorf("proposed by %s: %v", node.id, err)
+		}
+		for _, command := range [][]byte{nil, []byte(noCommand)} { // a node that checks nothing itself
+			_, err := (&service{replica: c.leader().Replica}).Propose(c.ctx(), &proto.ProposeRequest{Command: command})
+			if !errors.Is(fromStatus(err), ErrCommandRefused) {
+				t.Errorf("forwarded %q: %v", command, err)
+			}
+		}
+	}
+	if _, _, err := c.followers()[0].Propose(c.ctx(), []byte("add x")); err != nil {
+		t.Errorf("and then a good one: %v", err)
+	}
+	c.agree()
 }
 
 // No acknowledged command may be lost, and each that was proposed once is applied

@@ -7,8 +7,6 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -30,9 +28,6 @@ func (r *Replica) Register(s grpc.ServiceRegistrar) {
 func (s *service) Propose(ctx context.Context, request *proto.ProposeRequest) (*proto.ProposeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.replica.cfg.ProposeTimeout)
 	defer cancel()
-	if len(request.Command) == 0 {
-		return nil, status.Error(codes.InvalidArgument, "an empty command is the leader's own")
-	}
 	result, index, err := s.replica.proposeHere(ctx, request.Command)
 	if err != nil {
 		return nil, toStatus(err)

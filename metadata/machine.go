@@ -211,6 +211,13 @@ func (c *change) applyAll(entries []consensus.Entry, results [][]byte) (applied 
 	return applied, c.savePosition()
 }
 
+// Check implements consensus.StateMachine: what is no whole command of this version must
+// not get into the log, where it would end every node.
+func (m *Machine) Check(command []byte) error {
+	_, err := decodeCommand(command)
+	return err
+}
+
 // Applied returns the log index and term of the last entry in the durable state.
 func (m *Machine) Applied() (logIndex, term uint64) {
 	at := m.at.Load()

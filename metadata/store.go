@@ -190,6 +190,9 @@ func (s *Store) proposeOnce(ctx context.Context, command *proto.Command) (*proto
 		if err == nil {
 			return knownResult(answer, unknown)
 		}
+		if errors.Is(err, consensus.ErrCommandRefused) && !unknown {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 		if !errors.Is(err, consensus.ErrNoLeader) {
 			unknown = true
 		} else if !unknown {
