@@ -83,8 +83,9 @@ func (c *change) checkTokenMember(token *proto.JoinToken) error {
 	return refuse(proto.Refusal_REFUSAL_NODE_UNKNOWN, "no member has the name %q", token.GetMember())
 }
 
-// redeemJoinToken uses a token up by one. The same node with the same key may ask again,
-// whatever has become of the token since: the first answer may not have reached it.
+// redeemJoinToken uses a token up by one. The same node with the same key may ask again
+// for as long as the token is good, used up or not: the first answer may not have reached
+// it. It may not for longer: who never joins is in no list, and could not be removed.
 func (c *change) redeemJoinToken(command *proto.RedeemJoinToken) error {
 	use := command.GetUse()
 	if !isName(use.GetNodeId()) || !isName(use.GetNodeName()) || len(use.GetKeySha256()) != sha256.Size {
@@ -102,10 +103,12 @@ func (c *change) redeemJoinToken(command *proto.RedeemJoinToken) error {
 		return earlier.GetNodeId() == use.GetNodeId() && bytes.Equal(earlier.GetKeySha256(), use.GetKeySha256())
 	})
 	switch err := c.checkEnrolling(&token, use, earlier); {
-	case err != nil || earlier:
+	case err != nil:
 		return err
 	case c.now >= token.GetExpiresUnixMs():
 		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "token %s is expired since %s", token.GetId(), time.UnixMilli(token.GetExpiresUnixMs()).UTC().Format(time.RFC3339))
+	case earlier:
+		return nil
 	case token.GetUses() == 0:
 		return refuse(proto.Refusal_REFUSAL_JOIN_TOKEN, "token %s is used up", token.GetId())
 	}
