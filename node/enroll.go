@@ -47,8 +47,8 @@ const (
 	// strangePatience is for how long all that answer may be of another authority than
 	// the token's: a new one may be taking over meanwhile.
 	strangePatience = 20 * time.Second
-	// maxEnrollments bounds how many are served at a time; others are cut off, and ask
-	// again.
+	// maxEnrollments bounds how many are answered at a time; others are cut off, and ask
+	// again. Who has not asked yet counts as a handshake, with the same bounds.
 	maxEnrollments = 16
 	// A host may be wrong so often at once, and then so often a second. The secret can't be
 	// guessed; this is for whoever tries all the same.
@@ -264,16 +264,11 @@ type enroller struct {
 	wrong map[netip.Addr]*rate.Limiter
 }
 
-// serve answers one question.
-func (e *enroller) serve(conn net.Conn) {
+// serve answers one question. begin says whether there is room for it, once it is there.
+func (e *enroller) serve(conn net.Conn, begin func() bool) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), enrollTimeout)
-	defer cancel()
-	if conn.SetDeadline(time.Now().Add(enrollTimeout)) != nil {
-		return
-	}
 	host := hostOf(conn)
-	if !e.mayAsk(host) {
+	if !e.mayAsk(host) || conn.SetDeadline(time.Now().Add(handshakeTimeout)) != nil {
 		return
 	}
 	request := &atoll.EnrollRequest{}
@@ -281,6 +276,11 @@ func (e *enroller) serve(conn net.Conn) {
 		e.log.Debug().Err(err).Stringer("host", host).Msg("no question from a node that wants a certificate")
 		return
 	}
+	if !begin() || conn.SetDeadline(time.Now().Add(enrollTimeout)) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), enrollTimeout)
+	defer cancel()
 	answer := e.answer(ctx, host, request)
 	if err := writeMessage(conn, answer); err != nil {
 		e.log.Info().Err(err).Str("name", printable(request.GetNodeName())).Msg("node did not get its certificate: it asks again")

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,9 +19,10 @@ const (
 	// handshakeTimeout bounds the time that a stranger can hold a connection to
 	// the cluster port.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes bounds the connections that have not shown a certificate yet, and
-	// maxHandshakesOfHost those of one host, so that one that floods the port does not
-	// keep the nodes out.
+	// maxHandshakes bounds the connections that have not shown yet what they are for, by
+	// a certificate or by asking for one, and maxHandshakesOfHost those of one host. Where
+	// there are so many, any one of them gives way to the next: so whoever floods the port
+	// with connections that say nothing keeps no node out, which is through in an instant.
 	maxHandshakes       = 128
 	maxHandshakesOfHost = 64
 	// acceptBacklog is how many connections of one protocol may wait for their
@@ -40,8 +43,9 @@ type clusterListener struct {
 	tls  *clusterTLS
 	dial Dialer
 	log  zerolog.Logger
-	// enroll answers a connection of protocolEnroll, and closes it; nil to refuse them.
-	enroll func(net.Conn)
+	// enroll answers a connection of protocolEnroll, and closes it; nil to refuse them. It
+	// calls begin once there is a question, and goes no further if that returns false.
+	enroll func(conn net.Conn, begin func() bool)
 	// gate says what a node may do; nil for all.
 	gate *gate
 
@@ -49,9 +53,15 @@ type clusterListener struct {
 	closing    chan struct{}
 	closeOnce  sync.Once
 
-	mu    sync.Mutex // guards the fields below
-	conns map[*nodeConn]struct{}
-	hosts map[netip.Addr]int // handshakes under way
+	mu         sync.Mutex // guards the fields below
+	conns      map[*nodeConn]struct{}
+	handshakes []*newcomer // under way
+}
+
+// newcomer is a connection that has not shown yet what it is for.
+type newcomer struct {
+	host netip.Addr
+	conn net.Conn
 }
 
 // nodeConn is a connection that another node has opened.
@@ -78,7 +88,7 @@ func (c *nodeConn) Close() error {
 func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log zerolog.Logger) *clusterListener {
 	l := &clusterListener{
 		tcp: tcp, tls: identity, dial: dial, log: log, closing: make(chan struct{}),
-		conns: make(map[*nodeConn]struct{}), hosts: make(map[netip.Addr]int),
+		conns: make(map[*nodeConn]struct{}),
 	}
 	l.raft = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
 	l.grpc = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
@@ -89,7 +99,7 @@ func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log
 func (l *clusterListener) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	handshakes, enrollments := make(chan struct{}, maxHandshakes), make(chan struct{}, maxEnrollments)
+	enrollments := make(chan struct{}, maxEnrollments)
 	var running sync.WaitGroup
 	defer running.Wait()
 	config := l.tls.server()
@@ -110,44 +120,47 @@ func (l *clusterListener) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		host := hostOf(conn)
-		select {
-		case handshakes <- struct{}{}:
-		default:
-			conn.Close() // the other side retries; strangers must not pile up
-			continue
-		}
-		if !l.begin(host) {
-			<-handshakes
-			conn.Close()
-			continue
-		}
+		begun := l.begin(conn)
 		running.Go(func() {
-			defer func() { l.end(host); <-handshakes }()
+			defer l.end(begun)
 			if secured := tls.Server(conn, config); l.shake(secured) == nil {
-				l.admit(secured, enrollments)
+				l.admit(secured, begun, enrollments)
 			}
 		})
 	}
 }
 
-// begin takes down that a handshake with a host begins, unless there are too many.
-func (l *clusterListener) begin(host netip.Addr) bool {
+// begin takes down that a handshake begins. If there are too many already, one of them is
+// broken: one of the same host if that has too many.
+func (l *clusterListener) begin(conn net.Conn) *newcomer {
+	begun := &newcomer{host: hostOf(conn), conn: conn}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.hosts[host] >= maxHandshakesOfHost {
-		return false
+	var same, broken []*newcomer
+	for _, h := range l.handshakes {
+		if h.host == begun.host {
+			same = append(same, h)
+		}
 	}
-	l.hosts[host]++
-	return true
+	switch {
+	case len(same) >= maxHandshakesOfHost:
+		broken = append(broken, same[rand.IntN(len(same))])
+	case len(l.handshakes) >= maxHandshakes:
+		broken = append(broken, l.handshakes[rand.IntN(len(l.handshakes))])
+	}
+	l.handshakes = slices.DeleteFunc(l.handshakes, func(h *newcomer) bool { return slices.Contains(broken, h) })
+	l.handshakes = append(l.handshakes, begun)
+	l.mu.Unlock()
+	for _, h := range broken {
+		_ = h.conn.Close() // whoever is at work on it ends; a node tries again
+	}
+	return begun
 }
 
-func (l *clusterListener) end(host netip.Addr) {
+// end takes down that a handshake is over. It may be called again.
+func (l *clusterListener) end(begun *newcomer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.hosts[host]--; l.hosts[host] <= 0 {
-		delete(l.hosts, host)
-	}
+	l.handshakes = slices.DeleteFunc(l.handshakes, func(h *newcomer) bool { return h == begun })
 }
 
 // shake does the handshake, and closes the connection if that fails.
@@ -166,7 +179,7 @@ func (l *clusterListener) shake(conn *tls.Conn) error {
 }
 
 // admit hands a connection to whom it is for.
-func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
+func (l *clusterListener) admit(conn *tls.Conn, begun *newcomer, enrollments chan struct{}) {
 	state := conn.ConnectionState()
 	var target *protocolListener
 	switch state.NegotiatedProtocol {
@@ -175,12 +188,13 @@ func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
 	case protocolGRPC:
 		target = &l.grpc
 	case protocolEnroll:
-		l.admitStranger(conn, enrollments)
+		l.admitStranger(conn, begun, enrollments)
 		return
 	default: // crypto/tls lets clients in that offer nothing, or only http/1.1
 		conn.Close()
 		return
 	}
+	l.end(begun)
 	admitted, err := l.track(conn, state)
 	if err != nil {
 		l.log.Info().Err(err).Stringer("remote", conn.RemoteAddr()).Msg("refused connection to cluster port")
@@ -198,20 +212,26 @@ func (l *clusterListener) admit(conn *tls.Conn, enrollments chan struct{}) {
 	}
 }
 
-// admitStranger serves a node that has no certificate yet, if there are not too many.
-func (l *clusterListener) admitStranger(conn *tls.Conn, enrollments chan struct{}) {
-	select {
-	case enrollments <- struct{}{}:
-		defer func() { <-enrollments }()
-	default:
-		conn.Close() // it asks again
-		return
-	}
+// admitStranger serves a node that has no certificate yet, if there are not too many that
+// have asked.
+func (l *clusterListener) admitStranger(conn *tls.Conn, begun *newcomer, enrollments chan struct{}) {
 	if l.enroll == nil {
 		conn.Close()
 		return
 	}
-	l.enroll(conn)
+	taken := false
+	l.enroll(conn, func() bool {
+		l.end(begun)
+		select {
+		case enrollments <- struct{}{}:
+			taken = true
+		default: // it asks again
+		}
+		return taken
+	})
+	if taken {
+		<-enrollments
+	}
 }
 
 // track takes a connection down by whose it is. The connection is returned in any case.

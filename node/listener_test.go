@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -137,28 +136,42 @@ func TestForeignServerIsRefused(t *testing.T) {
 	}
 }
 
-// One host that floods the port leaves room for others.
+// hostConn is a connection from a host, that counts how often it is closed.
+type hostConn struct {
+	net.Conn
+	host   string
+	closed int
+}
+
+func (c *hostConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.host), Port: 1} }
+func (c *hostConn) Close() error         { c.closed++; return nil }
+
+// One host that floods the port leaves room for others: beyond its share, its own
+// connections give way.
 func TestHandshakesOfOneHost(t *testing.T) {
 	l := newClusterListener(nil, nil, nil, zerolog.Nop())
-	flooding, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	for i := range maxHandshakesOfHost {
-		if !l.begin(flooding) {
-			t.Fatalf("only %d handshakes with one host", i)
-		}
+	other := &hostConn{host: "10.0.0.2"}
+	begun := []*newcomer{l.begin(other)}
+	var flood []*hostConn
+	for range 3 * maxHandshakesOfHost {
+		flood = append(flood, &hostConn{host: "10.0.0.1"})
+		begun = append(begun, l.begin(flood[len(flood)-1]))
 	}
-	if l.begin(flooding) || !l.begin(other) {
-		t.Error("one host has all the room")
+	broken := 0
+	for _, conn := range flood {
+		broken += conn.closed
 	}
-	l.end(flooding)
-	if !l.begin(flooding) {
-		t.Error("a handshake that is over still counts")
+	if broken != 2*maxHandshakesOfHost || len(l.handshakes) != maxHandshakesOfHost+1 || flood[len(flood)-1].closed > 0 {
+		t.Errorf("%d connections of the flood are broken, %d handshakes are under way", broken, len(l.handshakes))
 	}
-	for range maxHandshakesOfHost {
-		l.end(flooding)
+	if other.closed > 0 {
+		t.Error("another host's connection is broken")
 	}
-	l.end(other)
-	if len(l.hosts) > 0 {
-		t.Errorf("hosts without a handshake are remembered: %v", l.hosts)
+	for _, h := range begun {
+		l.end(h)
+	}
+	if len(l.handshakes) > 0 {
+		t.Errorf("%d handshakes are remembered that are over", len(l.handshakes))
 	}
 }
 
@@ -183,5 +196,45 @@ func TestSilentStrangerBlocksNobody(t *testing.T) {
 		t.Error("the silent stranger got an answer")
 	} else if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
 		t.Error("the silent stranger was not cut off")
+	}
+}
+
+// dialFrom opens connections from another host of this machine's own network.
+func dialFrom(host string) Dialer {
+	return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host)}}).DialContext
+}
+
+// Silent strangers of several hosts, as many as there may be and more, keep no node out.
+func TestSilentFloodKeepsNoNodeOut(t *testing.T) {
+	identities := testIdentities(t, "", "n1", "n2")
+	server := startListener(t, identities["n1"])
+	address := server.tcp.Addr().String()
+	for i := range 3 * maxHandshakesOfHost {
+		conn, err := dialFrom([]string{"127.0.0.2", "127.0.0.3", "127.0.0.4"}[i%3])(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	client := startListener(t, identities["n2"])
+	for i := range 5 {
+		conn, err := client.raft.Dial(address, 3*time.Second)
+		if err == nil {
+			_, err = conn.Write([]byte{0})
+		}
+		if err != nil {
+			t.Fatalf("node is kept out by strangers who say nothing, at attempt %d: %v", i, err)
+		}
+		accepted, err := server.raft.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted.Close()
+		conn.Close()
+	}
+	server.mu.Lock()
+	defer server.mu.Unlock()
+	if held := len(server.handshakes); held > maxHandshakes {
+		t.Errorf("%d strangers are held, more than %d", held, maxHandshakes)
 	}
 }
