@@ -100,6 +100,9 @@ func (m *membership) checkJoining(ctx context.Context, request *atoll.JoinReques
 	if err != nil {
 		return err
 	}
+	if request.GetNode().GetId() == "" || request.GetNode().GetName() == "" {
+		return status.Error(codes.InvalidArgument, "the request to join names no node")
+	}
 	if !request.Forwarded {
 		if err := caller.fault(certified{id: request.Node.GetId(), name: request.Node.GetName()}); err != nil {
 			return status.Error(codes.PermissionDenied, err.Error())
