@@ -2,6 +2,9 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	atoll "github.com/atollregistry/atoll/proto"
@@ -290,4 +294,105 @@ func TestExpiredWhileOff(t *testing.T) {
 	if err := expire().renewExpired(issuedLifetime); err == nil || !strings.Contains(err.Error(), "new join token") {
 		t.Errorf("a removed node: %v", err)
 	}
+}
+
+// A request to join that names no node is refused, and does not end the process.
+func TestJoinOfNobody(t *testing.T) {
+	m := startMember(t)
+	_, node := m.boundIdentity("n2")
+	if err := m.store.PutNode(t.Context(), &atoll.Node{Id: node.id, Name: "n2"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	asked := grpcpeer.NewContext(t.Context(), &grpcpeer.Peer{AuthInfo: callerInfo{node: node}})
+	for _, request := range []*atoll.JoinRequest{{}, {Forwarded: true}, {Node: &atoll.Node{}}, {Node: &atoll.Node{Id: node.id}, Forwarded: true}} {
+		if err := (&membership{store: m.store}).checkJoining(asked, request); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: %v", request, err)
+		}
+	}
+}
+
+// A node that nobody answers makes itself a certificate if it can't wait: by a new
+// authority, whether or not the old one is gone, and after its clock was wrong.
+func TestRenewalWithoutAnAnswer(t *testing.T) {
+	m := startMember(t)
+	self := &atoll.Node{Id: m.folder.identity.ID, Name: "n1"}
+	if err := errors.Join(
+		m.store.PutNode(t.Context(), self, ""),
+		m.store.PutNode(t.Context(), &atoll.Node{Id: uuid.NewString(), Name: "n2", ClusterAddress: "127.0.0.1:1"}, ""),
+	); err != nil {
+		t.Fatal(err)
+	}
+	pool := newConnPool(m.keys.tls, (&net.Dialer{}).DialContext, m.store.ClusterID, func(string) certified { return certified{} })
+	defer pool.Close()
+	r := &renewal{
+		self: self, keys: m.keys, store: m.store, lifetime: issuedLifetime, log: zerolog.Nop(),
+		peers: newPeers(self.Id, pool, m.store.LocalNodes, zerolog.Nop()),
+	}
+	if r.reason(time.Now(), 0) != "" || r.renew(t.Context(), "for nothing") == nil {
+		t.Error("a node that could wait for an answer does not")
+	}
+	made, err := makeAuthorityRecord(DefaultClusterName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := m.store.LocalAuthority().GetCertificates()[0]
+	changeTo := func(revision uint64, certificates ...*atoll.AuthorityCertificate) func() error {
+		return func() error {
+			return errors.Join(m.store.PutAuthority(t.Context(), revision, certificates), m.keys.adopt(m.store.LocalAuthority()))
+		}
+	}
+	for _, test := range []struct {
+		name string
+		does func() error
+	}{
+		{"both are trusted", changeTo(1, made, &atoll.AuthorityCertificate{Der: first.Der})},
+		{"the old one is gone", changeTo(2, first)},
+		{"its clock was wrong", func() error { return m.keys.issueLater(m.store.LocalAuthority(), 1000*time.Hour) }},
+	} {
+		if err := test.does(); err != nil {
+			t.Fatal(err)
+		}
+		reason := r.reason(time.Now(), 0)
+		if reason == "" {
+			t.Errorf("%s: there is no reason to renew", test.name)
+		}
+		if err := r.renew(t.Context(), reason); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if r.isBad() || r.hasOtherIssuer() {
+			t.Errorf("%s: the certificate is not good", test.name)
+		}
+	}
+}
+
+// issueLater puts a certificate in place that is not good before some time.
+func (k *keyring) issueLater(record *atoll.ClusterAuthority, after time.Duration) error {
+	by, err := parseAuthority(record)
+	if err != nil {
+		return err
+	}
+	key, err := newKey()
+	if err != nil {
+		return err
+	}
+	template, err := certificateTemplate("n1", issuedLifetime)
+	if err != nil {
+		return err
+	}
+	template.NotBefore, template.NotAfter = template.NotBefore.Add(after), template.NotAfter.Add(after)
+	template.URIs = nodeURIs(certified{cluster: DefaultClusterName, name: "n1", id: k.folder.identity.ID})
+	der, err := x509.CreateCertificate(rand.Reader, template, by.signer(), key.Public(), by.key)
+	if err != nil {
+		return err
+	}
+	k.tls.certificate.Store(&tls.Certificate{Certificate: [][]byte{der, by.signer().Raw}, PrivateKey: key, Leaf: mustParse(der)})
+	return nil
+}
+
+func mustParse(der []byte) *x509.Certificate {
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return certificate
 }

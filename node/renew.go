@@ -89,10 +89,10 @@ func (r *renewal) reason(now time.Time, jitter float64) string {
 		return "it expires"
 	case lifetime <= enrolledLifetime && r.lifetime > enrolledLifetime:
 		return "it was to join by"
-	}
-	authority, err := parseAuthority(r.store.LocalAuthority())
-	if err == nil && issuedBy(r.keys.tls.certificate.Load()) != hashOf(authority.signer()) {
+	case r.hasOtherIssuer():
 		return "another authority signs"
+	case r.isBad(): // as after a clock was wrong by years
+		return "it is not good"
 	}
 	return ""
 }
@@ -109,7 +109,7 @@ func (r *renewal) renew(ctx context.Context, reason string) error {
 		return err
 	}
 	issued, signedBy, err := r.ask(ctx, request)
-	if left := time.Until(r.leaf().NotAfter); errors.Is(err, errNoOther) || err != nil && left < lifetimeOf(r.leaf())/selfRenewalShare {
+	if errors.Is(err, errNoOther) || err != nil && r.isLate() {
 		issued, err = signOwn(r.self, r.store.LocalAuthority(), r.lifetime, key.Public())
 		signedBy = r.self.Name
 	}
@@ -121,6 +121,29 @@ func (r *renewal) renew(ctx context.Context, reason string) error {
 	}
 	r.log.Info().Str("reason", reason).Str("by", signedBy).Time("expires", r.leaf().NotAfter).Msg("certificate renewed")
 	return nil
+}
+
+// isLate says that this node can't wait for others to answer: its certificate is not good
+// any more by what it knows itself, or soon will not be, or is what a change of the
+// authority waits for, and there may be nobody left to ask.
+func (r *renewal) isLate() bool {
+	if r.isBad() || time.Until(r.leaf().NotAfter) < lifetimeOf(r.leaf())/selfRenewalShare {
+		return true
+	}
+	// A state that is behind what this node trusts has an authority that was changed.
+	return r.hasOtherIssuer() && r.store.LocalAuthority().GetRevision() >= r.keys.tls.trust.Load().revision
+}
+
+// isBad says that this node itself would not take its certificate.
+func (r *renewal) isBad() bool {
+	_, fault := r.keys.tls.verify(certificateChain(r.keys.tls))
+	return fault != nil
+}
+
+// hasOtherIssuer says that another authority signs now than has signed the certificate.
+func (r *renewal) hasOtherIssuer() bool {
+	authority, err := parseAuthority(r.store.LocalAuthority())
+	return err == nil && issuedBy(r.keys.tls.certificate.Load()) != hashOf(authority.signer())
 }
 
 // errNoOther means that this node is the only member.
