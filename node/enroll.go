@@ -361,17 +361,15 @@ func (e *enroller) remedy(node certified) string {
 
 // checkFolder refuses a node whose data is another cluster's, or that has data of this
 // one and is not known here: its records are lost, and it may not act as if they were not.
+// One that has data of the cluster that this one was recovered from gets a certificate, if
+// it is known: it needs one to find out, and to rejoin.
 func (e *enroller) checkFolder(ctx context.Context, node certified, folderOf string) error {
 	own := e.clusterID()
 	if folderOf == "" || own == "" {
 		return nil
 	}
-	if folderOf != own {
-		advice := "start it on an empty data folder to join as a new node"
-		if (lineage{own, e.store.Recoveries()}).parting(folderOf) != nil {
-			advice = "this cluster was recovered from that one: run 'atoll recover --rejoin' with the joining node's configuration"
-		}
-		return finalRefusal(fmt.Sprintf("the joining node's data belongs to cluster %s, this is cluster %s: %s", folderOf, own, advice))
+	if folderOf != own && (lineage{own, e.store.Recoveries()}).parting(folderOf) == nil {
+		return finalRefusal(fmt.Sprintf("the joining node's data belongs to cluster %s, this is cluster %s: start it on an empty data folder to join as a new node", folderOf, own))
 	}
 	nodes, err := e.store.Nodes(ctx)
 	if err != nil {

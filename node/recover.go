@@ -38,6 +38,7 @@ type Recovery struct {
 	offline *consensus.Offline
 	fault   error
 	pool    *connPool
+	dial    Dialer
 }
 
 // OpenRecovery opens the data folder of a node that is stopped, for Recover, or for
@@ -58,7 +59,8 @@ func OpenRecovery(cfg Config, rejoin bool, log zerolog.Logger) (r *Recovery, err
 		return nil, errors.Join(err, r.folder.Close())
 	}
 	dialer := &net.Dialer{Timeout: identifyTimeout}
-	r.pool = newConnPool(identity, dialer.DialContext, func() string { return "" }, func(string) certified { return certified{} })
+	r.dial = dialer.DialContext
+	r.pool = newConnPool(identity, r.dial, func() string { return "" }, func(string) certified { return certified{} })
 	if begun := r.folder.identity.Recovering; begun != nil && begun.Rejoin { // log and state may be gone
 		r.fault = r.folder.checkRecovered()
 	} else {
@@ -192,29 +194,37 @@ func (r *Recovery) Close() error {
 }
 
 // identifyAll asks all addresses at once who is there, and returns the answers by
-// address.
-func (r *Recovery) identifyAll(ctx context.Context, addresses []string) map[string]*atoll.IdentifyResponse {
+// address, and those addresses, sorted, at which a node runs that it can't talk to, since
+// one of the two does not take the other's certificate.
+func (r *Recovery) identifyAll(ctx context.Context, addresses []string) (answers map[string]*atoll.IdentifyResponse, untrusted []string) {
 	type reply struct {
 		address string
 		answer  *atoll.IdentifyResponse
+		runs    bool
 	}
 	replies := make(chan reply, len(addresses))
 	for _, address := range addresses {
-		go func() { // ends with identifyTimeout; received from below
+		go func() { // ends with identifyTimeout, twice; received from below
 			answer, err := r.pool.identify(ctx, address)
 			if err != nil {
-				answer = nil
+				// A node needs no certificate to be asked whether it lets others in.
+				replies <- reply{address: address, runs: enrolls(ctx, r.dial, address)}
+				return
 			}
-			replies <- reply{address, answer}
+			replies <- reply{address: address, answer: answer}
 		}()
 	}
-	answers := make(map[string]*atoll.IdentifyResponse, len(addresses))
+	answers = make(map[string]*atoll.IdentifyResponse, len(addresses))
 	for range addresses {
-		if got := <-replies; got.answer != nil {
+		switch got := <-replies; {
+		case got.answer != nil:
 			answers[got.address] = got.answer
+		case got.runs:
+			untrusted = append(untrusted, got.address)
 		}
 	}
-	return answers
+	slices.Sort(untrusted)
+	return answers, untrusted
 }
 
 // addresses are those at which nodes of the cluster may answer, but for this one's.

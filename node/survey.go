@@ -59,7 +59,7 @@ type RecoveredCluster struct {
 func (r *Recovery) Survey(ctx context.Context, rejoin bool) (*Survey, error) {
 	own := r.folder.identity
 	s := &Survey{Node: own.Name, ID: own.ID, Cluster: own.ClusterID}
-	answers := r.identifyAll(ctx, r.addresses())
+	answers, untrusted := r.identifyAll(ctx, r.addresses())
 	var members []consensus.Member
 	if r.fault != nil {
 		s.Fault = r.fault.Error()
@@ -71,20 +71,27 @@ func (r *Recovery) Survey(ctx context.Context, rejoin bool) (*Survey, error) {
 		s.LastTerm, s.LastIndex, s.AppliedIndex, s.Appended = status.LastTerm, status.LastIndex, status.AppliedIndex, status.Appended
 		members = status.Members
 	}
-	s.Nodes = r.surveyNodes(answers, members)
+	s.Nodes = r.surveyNodes(answers, untrusted, members)
 	if rejoin {
-		r.judgeRejoin(s, answers)
+		r.judgeRejoin(s, answers, untrusted)
 		return s, nil
 	}
 	if err := r.machine.Verify(); err != nil {
 		return nil, fmt.Errorf("read the whole state: %w: recover another node", err)
 	}
 	r.judgeRecover(s, answers)
+	for _, address := range untrusted {
+		s.Problems = append(s.Problems, fmt.Sprintf("the node at %s runs, and can't be asked in which cluster: %s; if nothing can come of that, stop it first", address, untrustedAdvice))
+	}
 	return s, nil
 }
 
+// untrustedAdvice is what to do where a node runs with which this one can't talk.
+const untrustedAdvice = "one of the two does not take the other's certificate, which is expired, or of an authority that was changed meanwhile: " +
+	"start this node once, with a token from 'atoll token create --member NAME' there if its log asks for one"
+
 // surveyNodes lists the nodes of the cluster as this one knows it.
-func (r *Recovery) surveyNodes(answers map[string]*atoll.IdentifyResponse, members []consensus.Member) []SurveyNode {
+func (r *Recovery) surveyNodes(answers map[string]*atoll.IdentifyResponse, untrusted []string, members []consensus.Member) []SurveyNode {
 	var nodes []SurveyNode
 	for _, node := range r.members() {
 		n := SurveyNode{Name: node.Name, ID: node.Id, Address: node.ClusterAddress, Answer: "does not answer"}
@@ -95,6 +102,8 @@ func (r *Recovery) surveyNodes(answers map[string]*atoll.IdentifyResponse, membe
 			n.Answer = "is this one"
 		} else if answer := answers[node.ClusterAddress]; answer != nil {
 			n.Answer = r.describe(answer)
+		} else if slices.Contains(untrusted, node.ClusterAddress) {
+			n.Answer = "runs, but one of the two does not take the other's certificate"
 		}
 		nodes = append(nodes, n)
 	}
@@ -159,7 +168,7 @@ func (r *Recovery) judgeRecover(s *Survey, answers map[string]*atoll.IdentifyRes
 }
 
 // judgeRejoin finds the cluster to rejoin, and says what keeps this node from it.
-func (r *Recovery) judgeRejoin(s *Survey, answers map[string]*atoll.IdentifyResponse) {
+func (r *Recovery) judgeRejoin(s *Survey, answers map[string]*atoll.IdentifyResponse, untrusted []string) {
 	problem := func(format string, args ...any) { s.Problems = append(s.Problems, fmt.Sprintf(format, args...)) }
 	if s.Cluster == "" {
 		problem("this node has never been a member of a cluster: just start it")
@@ -181,6 +190,9 @@ func (r *Recovery) judgeRejoin(s *Survey, answers map[string]*atoll.IdentifyResp
 	if s.Recovered == nil {
 		problem("no node answers that its cluster was recovered from this node's, cluster %s: recover one node with 'atoll recover' and start it first; asked were %s",
 			s.Cluster, strings.Join(r.addresses(), ", "))
+		if len(untrusted) > 0 {
+			problem("nodes run at %s that can't be asked: %s", strings.Join(untrusted, ", "), untrustedAdvice)
+		}
 		return
 	}
 	if s.Fault != "" {

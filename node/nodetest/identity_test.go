@@ -357,6 +357,8 @@ func TestAwayDuringRotation(t *testing.T) {
 	c.Eventually(FormTimeout, "the node says what to do", func() error { return log.has("needs a new join token") })
 	away.cancelRun()
 	_ = away.wait() // it had not come in
+	// It can't ask the others, but it does not take them for gone.
+	wantError(t, away.survey(false).Refusal(), "the node at "+c.Members[0].Config.Cluster.Address+" runs, and can't be asked")
 	// A token for new nodes, which may be anybody's, makes nobody a member that there is.
 	away.Config.Token = c.Token(1)
 	away.Start()
@@ -398,6 +400,41 @@ func TestRecoverWithJoinTokens(t *testing.T) {
 	push(t, c, "app", "v2", 2, c.Members...)
 	c.WaitWhole()
 	c.Check()
+}
+
+// The authority was changed after a recovery, and a node that was away the whole time
+// has to get a certificate before it can find out that it must rejoin.
+func TestRejoinAfterRotation(t *testing.T) {
+	t.Parallel()
+	c := StartWithTokens(t, 3, func(m *Member) {
+		quickExpiryOf(m)
+		m.Config.DownAfter = 15 * time.Second
+	})
+	push(t, c, "app", "v1", 1, c.Members...)
+	chosen, second, gone := c.Members[0], c.Members[1], c.Members[2]
+	for _, m := range c.Members {
+		m.Crash()
+	}
+	gone.Wipe()
+	chosen.recoverCluster(anyStep)
+	chosen.Start()
+	chosen.WaitReady()
+	if _, err := node.RotateAuthority(t.Context(), chosen.Config.Home()); err != nil {
+		t.Fatal(err)
+	}
+	chosen.rotated("settled")
+	wantError(t, second.survey(true).Refusal(), "can't be asked")
+	second.Config.Token = c.token(1, "n2")
+	second.Start()
+	second.wantSuperseded()
+	second.rejoin(anyStep)
+	second.Start()
+	second.WaitReady()
+	for _, acked := range c.Acked() {
+		if err := second.Read(acked); err != nil {
+			t.Errorf("acknowledged content is not there: %v", err)
+		}
+	}
 }
 
 func quickExpiryOf(m *Member) { quickExpiry(&m.Config) }
