@@ -64,7 +64,8 @@ type BackupSummary struct {
 }
 
 // serveBackup sends the state as it is now, with everything that was acknowledged
-// before the request.
+// before the request. It has all keys of the cluster in it, so that who fetches it is
+// written down.
 func (a *admin) serveBackup(w http.ResponseWriter, r *http.Request) {
 	if err := a.store.CatchUp(r.Context()); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -76,6 +77,7 @@ func (a *admin) serveBackup(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer state.Close()
+	a.auditAdmin(r, "backup", "state", fmt.Sprintf("up to log index %d, handed out", logIndex), nil)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	w.Header().Set(logIndexHeader, strconv.FormatUint(logIndex, 10))

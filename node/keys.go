@@ -19,6 +19,9 @@ func RotateKeys(ctx context.Context, dataDir string) (*KeysRotated, error) {
 }
 
 func (a *admin) serveRotateKeys(w http.ResponseWriter, r *http.Request) {
+	if !a.checkAudit(w) {
+		return
+	}
 	err := a.store.RotateKeys(r.Context())
 	a.auditAdmin(r, "keys rotate", "keys", "", err)
 	rotated := &KeysRotated{}

@@ -62,7 +62,10 @@ func (a *admin) serveRemove(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	removal, err := a.remove(r.Context(), r.URL.Query().Get("node"), force)
+	name := r.URL.Query().Get("node")
+	removal, err := a.remove(r.Context(), name, force)
+	// Not checkAudit: a node that is to be shut out can't wait for a full disk.
+	a.auditAdmin(r, "node remove", name, fmt.Sprintf("force %v", force), err)
 	answerAdmin(w, removal, err)
 }
 
