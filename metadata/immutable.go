@@ -36,7 +36,16 @@ func (c *change) checkStays(repository, digest string) error {
 	if !c.policy.AnyImmutable(repository) {
 		return nil
 	}
-	seen := map[string]bool{digest: true}
+	return c.checkStaysBut(repository, digest, map[string]bool{})
+}
+
+// checkStaysBut is checkStays without the manifests that were seen before, of which, and
+// of what lists them, none stays. It adds those that it has seen.
+func (c *change) checkStaysBut(repository, digest string, seen map[string]bool) error {
+	if seen[digest] {
+		return nil
+	}
+	seen[digest] = true
 	for queue := []string{digest}; len(queue) > 0; queue = queue[1:] {
 		err := c.scan(bucketTagsByManifest, span{prefix: keyOf(repository, queue[0], "")}, func(tag, _ []byte) error {
 			if c.policy.Immutable(repository, string(tag)) {
@@ -62,13 +71,15 @@ func (c *change) checkStays(repository, digest string) error {
 }
 
 // checkBlobStays refuses to take a blob out of a repository that is part of an image
-// which stays there.
+// which stays there. It looks at each manifest once, however many ways lead there: all
+// other commands wait meanwhile.
 func (c *change) checkBlobStays(repository, digest string) error {
 	if !c.policy.AnyImmutable(repository) {
 		return nil
 	}
+	seen := map[string]bool{}
 	return c.scan(bucketBlobReferences, span{prefix: keyOf(repository, digest, "")}, func(manifest, _ []byte) error {
-		return c.checkStays(repository, string(manifest))
+		return c.checkStaysBut(repository, string(manifest), seen)
 	})
 }
 
