@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +30,9 @@ type Issuer struct {
 	// UsernameClaim and GroupsClaim have the name and the groups. Default "sub"; no
 	// groups without.
 	UsernameClaim, GroupsClaim string
+	// RequiredClaim, NAME=VALUE, is what a token must say; empty for nothing. Of an issuer
+	// that gives tokens to anybody, it tells ours from strangers.
+	RequiredClaim string
 	// Prefix stands before the names and groups in policies, so that no issuer can
 	// name an account of atoll's.
 	Prefix string
@@ -200,6 +205,9 @@ func (i *issuer) identify(token *oidc.IDToken) (external, error) {
 	if err := token.Claims(&claims); err != nil {
 		return external{}, fmt.Errorf("read claims: %w", err)
 	}
+	if required, value, _ := strings.Cut(i.RequiredClaim, "="); required != "" && !claimHas(claims[required], value) {
+		return external{}, fmt.Errorf("claim %q is not %q", required, value)
+	}
 	name, _ := claims[i.UsernameClaim].(string)
 	if name == "" {
 		return external{}, fmt.Errorf("claim %q has no name", i.UsernameClaim)
@@ -223,6 +231,12 @@ func (i *issuer) identify(token *oidc.IDToken) (external, error) {
 	}
 	id, _ := claims["jti"].(string)
 	return external{subject: subject, tokenID: id, until: token.Expiry}, nil
+}
+
+// claimHas reports whether a claim is a text, or a list with it.
+func claimHas(claim any, text string) bool {
+	list, is := claim.([]any)
+	return claim == any(text) || is && slices.Contains(list, any(text))
 }
 
 // boundedTransport bounds how often an issuer is asked and how much it may answer.

@@ -107,6 +107,28 @@ func TestIssuer(t *testing.T) {
 	}
 }
 
+// TestIssuerOfStrangers has an issuer that gives tokens to anybody.
+func TestIssuerOfStrangers(t *testing.T) {
+	i := startIssuer(t)
+	s := startAuth(t, func(cfg *Config) {
+		cfg.Auth.Issuers = []Issuer{{URL: i.server.URL, Audience: "atoll", Prefix: "gh:", RequiredClaim: "owner=team"}}
+	})
+	for _, c := range []struct {
+		owner any
+		want  int
+	}{
+		{"team", 200}, {[]string{"other", "team"}, 200},
+		{nil, 401}, {"", 401}, {"teams", 401}, {[]string{"other"}, 401}, {1, 401}, {map[string]any{"team": "team"}, 401},
+	} {
+		token := i.token("1", jwt.MapClaims{"owner": c.owner})
+		for name, who := range map[string]as{"password": basic(IssuerUser, token), "bearer": bearer(token)} {
+			if a := s.do(http.MethodGet, "/v2/", "", who); a.StatusCode != c.want {
+				t.Errorf("owner %v, as %s: %d %s, want %d", c.owner, name, a.StatusCode, a.body, c.want)
+			}
+		}
+	}
+}
+
 func TestIssuersForgedTokens(t *testing.T) {
 	s, i := startWithIssuer(t)
 	other := startIssuer(t)

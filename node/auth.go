@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +44,8 @@ type IssuerConfig struct {
 	Audience string `koanf:"audience"`
 	// UsernameClaim has the name of a token's subject. Default: sub.
 	UsernameClaim string `koanf:"username-claim"`
+	// RequiredClaim, NAME=VALUE, is what its tokens must say, besides.
+	RequiredClaim string `koanf:"required-claim"`
 	// GroupsClaim has the groups; without it there are none.
 	GroupsClaim string `koanf:"groups-claim"`
 	// Prefix stands before the names and groups in policies. It ends with a colon, which
@@ -100,6 +103,9 @@ func (c *AuthConfig) validate() (faults []error) {
 	return faults
 }
 
+// openIssuers give tokens to whoever makes an account there.
+var openIssuers = []string{"https://token.actions.githubusercontent.com", "https://gitlab.com", "https://accounts.google.com"}
+
 func (c *IssuerConfig) validate() (faults []error) {
 	u, err := url.Parse(c.Issuer)
 	switch {
@@ -107,6 +113,12 @@ func (c *IssuerConfig) validate() (faults []error) {
 		faults = append(faults, fmt.Errorf("issuer: %q is not an https URL", c.Issuer))
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		faults = append(faults, fmt.Errorf("issuer: %q is plain HTTP, by which anybody on the way could make up keys: use https", c.Issuer))
+	}
+	if name, value, found := strings.Cut(c.RequiredClaim, "="); c.RequiredClaim != "" && (!found || name == "" || value == "") {
+		faults = append(faults, fmt.Errorf("required-claim: %q is not NAME=VALUE", c.RequiredClaim))
+	}
+	if c.RequiredClaim == "" && slices.Contains(openIssuers, strings.TrimSuffix(c.Issuer, "/")) {
+		faults = append(faults, fmt.Errorf("required-claim: none given: %s gives tokens, for any audience, to everybody in the world, who could then do what \"authenticated\" may: name a claim that only yours have, such as repository_owner=NAME", c.Issuer))
 	}
 	if c.Audience == "" {
 		faults = append(faults, errors.New("audience: none given: tokens that are meant for others would count"))
@@ -141,7 +153,7 @@ func (p *parts) openAuth() (*gateway.AuthConfig, error) {
 	}
 	for _, issuer := range cfg.Issuers {
 		auth.Issuers = append(auth.Issuers, gateway.Issuer{
-			URL: issuer.Issuer, Audience: issuer.Audience, UsernameClaim: issuer.UsernameClaim, GroupsClaim: issuer.GroupsClaim, Prefix: issuer.Prefix,
+			URL: issuer.Issuer, Audience: issuer.Audience, UsernameClaim: issuer.UsernameClaim, GroupsClaim: issuer.GroupsClaim, Prefix: issuer.Prefix, RequiredClaim: issuer.RequiredClaim,
 		})
 	}
 	return auth, nil

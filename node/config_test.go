@@ -161,6 +161,14 @@ func TestAuth(t *testing.T) {
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "number 2: https://login.example is there twice") {
 		t.Errorf("an issuer that is there twice: %v", err)
 	}
+	open := IssuerConfig{Issuer: "https://token.actions.githubusercontent.com", Audience: "registry", Prefix: "gh:"}
+	for claim, want := range map[string]string{"": "everybody in the world", "repository_owner": "NAME=VALUE", "=x": "NAME=VALUE", "repository_owner=team": ""} {
+		open.RequiredClaim = claim
+		cfg.Auth.Issuers = []IssuerConfig{open}
+		if err := cfg.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("required claim %q: %v", claim, err)
+		}
+	}
 	for _, prefix := range []string{"sso:", "sso:staff:"} {
 		local.Prefix = prefix
 		for _, issuers := range [][]IssuerConfig{{good, local}, {local, good}} {

@@ -59,7 +59,7 @@ func settings() []setting {
 		{"auth.token-life", kindDuration, "how long a client can use a token"},
 		{"auth.refresh-life", kindDuration, "how long a client can get further tokens without the password"},
 		{"auth.htpasswd", kindText, "file with users besides the accounts, as htpasswd -B writes it, the same on all nodes"},
-		{"auth.issuers", kindIssuers, "others whose OpenID Connect tokens count: issuer, audience, prefix, username-claim, groups-claim of each"},
+		{"auth.issuers", kindIssuers, "others whose OpenID Connect tokens count: issuer, audience, prefix, username-claim, groups-claim, required-claim of each"},
 		{"audit.file", kindText, "file for the log of who did what, JSON lines, or - for standard output; it may be moved away at any time (default: none)"},
 		{"audit.pulls", kindBool, "write down what is read, too"},
 		{"cluster.listen", kindText, "address of the port for the other nodes"},
@@ -271,7 +271,7 @@ func parseIssuers(value any) (any, error) {
 		}
 		for key, field := range fields {
 			_, text := field.(string)
-			if !text || !slices.Contains([]string{"issuer", "audience", "username-claim", "groups-claim", "prefix"}, key) {
+			if !text || !slices.Contains([]string{"issuer", "audience", "username-claim", "groups-claim", "required-claim", "prefix"}, key) {
 				return nil, errValue
 			}
 		}
