@@ -50,3 +50,40 @@ func TestDeletionOfAMuchUsedBlob(t *testing.T) {
 	}
 	checkInvariants(t, log.machine)
 }
+
+// What is served under an immutable tag keeps its type, also as part of an image index:
+// clients read the same bytes differently under another.
+func TestImmutableManifestKeepsItsType(t *testing.T) {
+	t.Parallel()
+	s, log := openStore(t, StoreConfig{})
+	if err := s.PutPolicy(t.Context(), 0, immutablePolicy("v*")); err != nil {
+		t.Fatal(err)
+	}
+	index := putOf("app", "index", "v2")
+	index.Manifest.Manifests = []*proto.Descriptor{{Digest: digestOf("child")}}
+	for _, put := range []*proto.PutManifest{putOf("app", "whole", "v1"), putOf("app", "child"), index, putOf("app", "other", "latest")} {
+		if err := s.PutManifest(t.Context(), put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for content, want := range map[string]error{"whole": ErrTagImmutable, "child": ErrTagImmutable, "index": ErrTagImmutable, "other": nil} {
+		before, err := s.Manifest(t.Context(), "app", digestOf(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		put := putOf("app", content)
+		put.Manifest.Manifests = before.GetManifests()
+		if err := s.PutManifest(t.Context(), put); err != nil {
+			t.Errorf("%s again: %v", content, err)
+		}
+		put.Manifest.MediaType = "application/vnd.docker.distribution.manifest.v2+json"
+		if err := s.PutManifest(t.Context(), put); !errors.Is(err, want) {
+			t.Errorf("%s under another type: %v, want %v", content, err, want)
+		}
+		after, err := s.Manifest(t.Context(), "app", digestOf(content))
+		if err != nil || (after.GetMediaType() == before.GetMediaType()) != (want != nil) {
+			t.Errorf("%s is %s (%v)", content, after.GetMediaType(), err)
+		}
+	}
+	checkInvariants(t, log.machine)
+}

@@ -31,12 +31,18 @@ func (c *change) putManifest(command *proto.PutManifest) error {
 	if err := c.checkReferences(command); err != nil {
 		return err
 	}
-	if err := c.ensureRepository(repository); err != nil {
-		return err
-	}
 	var old proto.Manifest
 	known, err := c.record(bucketManifests, keyOf(repository, manifest.GetDigest()), &old)
 	if err != nil {
+		return err
+	}
+	if known && old.GetMediaType() != manifest.GetMediaType() {
+		// Bytes without a type of their own may be pushed as another one.
+		if err := c.checkStays(repository, manifest.GetDigest()); err != nil {
+			return err
+		}
+	}
+	if err := c.ensureRepository(repository); err != nil {
 		return err
 	}
 	header := pb.Clone(manifest).(*proto.Manifest)
