@@ -98,13 +98,15 @@ type acmeNode struct {
 
 // acmeCluster is nodes behind a balancer that passes connections on in turn.
 type acmeCluster struct {
-	t       *testing.T
-	shared  *sharedRecord
-	nodes   []*acmeNode
-	port    int
-	turn    atomic.Int64
-	log     safeBuffer
-	domains []string
+	t      *testing.T
+	shared *sharedRecord
+	nodes  []*acmeNode
+	port   int
+	// listener is on the port, where the authority looks.
+	listener net.Listener
+	turn     atomic.Int64
+	log      safeBuffer
+	domains  []string
 }
 
 func newACMECluster(t *testing.T, count int, domains ...string) *acmeCluster {
@@ -115,20 +117,8 @@ func newACMECluster(t *testing.T, count int, domains ...string) *acmeCluster {
 		t.Fatal(err)
 	}
 	c.port = listener.Addr().(*net.TCPAddr).Port
-	var relays sync.WaitGroup
-	relays.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			relays.Go(func() { c.relay(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = listener.Close()
-		relays.Wait()
-	})
+	c.listener = listener
+	t.Cleanup(func() { _ = listener.Close() })
 	for range count {
 		records := &nodeRecords{shared: c.shared, known: &proto.RegistryCertificate{}}
 		node := &acmeNode{records: records, ACME: NewACME(ACMEConfig{Domains: domains, Logger: zerolog.New(&c.log)}, records)}
@@ -137,12 +127,27 @@ func newACMECluster(t *testing.T, count int, domains ...string) *acmeCluster {
 	return c
 }
 
-// start has the nodes serve, with an authority.
+// start has the nodes serve, with an authority. Nothing is taken in before: somebody who
+// still knows the port from its last owner may connect at any time.
 func (c *acmeCluster) start(authority *acmetest.Authority) {
 	for _, node := range c.nodes {
 		node.cfg.Directory, node.cfg.Roots = authority.Directory, authority.ServerRoots
 		node.address = startTLSWith(c.t, New(Config{}, newMemoryMetadata(), newMemoryBlobs()), node.ACME, nil)
 	}
+	var relays sync.WaitGroup
+	relays.Go(func() {
+		for {
+			conn, err := c.listener.Accept()
+			if err != nil {
+				return
+			}
+			relays.Go(func() { c.relay(conn) })
+		}
+	})
+	c.t.Cleanup(func() {
+		_ = c.listener.Close()
+		relays.Wait()
+	})
 }
 
 func (c *acmeCluster) relay(client net.Conn) {

@@ -411,7 +411,7 @@ func TestRefusalsAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Members[0].Start()
-	wantEnd(t, c.Members[0], `made for node "n1"`)
+	wantEnd(t, c.Members[0], `belongs to node "n1", not to "n2"`)
 	c.Members[0].Config.Name = "n1"
 	c.Members[0].Start()
 	c.Members[0].WaitReady()
