@@ -214,6 +214,44 @@ func TestDialledNodeMustBeTheOne(t *testing.T) {
 	}
 }
 
+// Only who answers at a node's address, in the place of that, takes over its name at once:
+// one that is being started again does not answer either.
+func TestNameIsTakenOver(t *testing.T) {
+	m := startMember(t)
+	identity, joining := m.boundIdentity("n2")
+	listener := startListener(t, identity)
+	address := listener.tcp.Addr().String()
+	former := &atoll.Node{Id: uuid.NewString(), Name: "n2", ClusterAddress: address}
+	if err := m.store.PutNode(t.Context(), former, ""); err != nil {
+		t.Fatal(err)
+	}
+	pool := newConnPool(m.keys.tls, (&net.Dialer{}).DialContext, func() string { return "" }, func(string) certified { return certified{} })
+	defer pool.Close()
+	leader := &membership{
+		self: &atoll.Node{Id: m.folder.identity.ID, Name: "n1"}, store: m.store, pool: pool,
+		peers: newPeers(m.folder.identity.ID, pool, m.store.LocalNodes, zerolog.Nop()),
+	}
+	joins := &atoll.Node{Id: joining.id, Name: "n2", ClusterAddress: address}
+	if id, err := leader.replaced(t.Context(), m.store.LocalNodes(), joins); id != "" || err == nil || !strings.Contains(err.Error(), "its place is free after") {
+		t.Errorf("while nobody answers there, %q is replaced, error %v", id, err)
+	}
+	server := newGRPCServer(func() string { return "" }, func(certified, string) error { return nil })
+	atoll.RegisterMembershipServer(server, identifies{id: joining.id, name: "n2"})
+	go func() { _ = server.Serve(&listener.grpc) }() // ends with Stop
+	defer server.Stop()
+	defer listener.Close()
+	deadline := time.Now().Add(20 * time.Second) // below replaceAfter; it asks again and again
+	for {
+		id, err := leader.replaced(t.Context(), m.store.LocalNodes(), joins)
+		if id == former.Id && err == nil {
+			break
+		}
+		if id != "" || time.Now().After(deadline) {
+			t.Fatalf("once the new one answers there, %q is replaced, error %v", id, err)
+		}
+	}
+}
+
 // identifies answers the one question.
 type identifies struct {
 	atoll.UnimplementedMembershipServer

@@ -191,18 +191,17 @@ func (m *membership) checkReplaceable(ctx context.Context, name, id string) erro
 }
 
 // replaced finds the node whose name the joining one takes over. It must be gone
-// for certain: another node answers at its address, which the joining one has now, or it
-// has been silent for long.
+// for certain: the joining one answers at its address, or it has been silent for long.
 func (m *membership) replaced(ctx context.Context, nodes []*atoll.Node, joining *atoll.Node) (string, error) {
 	for _, node := range nodes {
 		if node.Name != joining.Name || node.Id == joining.Id || node.State == atoll.NodeState_NODE_STATE_REMOVED {
 			continue
 		}
-		silence := m.peers.silence(node.Id)
+		silence, atItsAddress := m.peers.silence(node.Id), node.ClusterAddress == joining.ClusterAddress
 		switch {
-		case node.ClusterAddress == joining.ClusterAddress && !m.isThere(ctx, node), node.Id != m.self.Id && silence > replaceAfter:
+		case atItsAddress && m.isThere(ctx, joining), node.Id != m.self.Id && silence > replaceAfter:
 			return node.Id, nil
-		case m.peers.reachable(node.Id):
+		case m.peers.reachable(node.Id) && (!atItsAddress || m.isThere(ctx, node)):
 			return "", fmt.Errorf("admit node %s: %w: the node of that name at %s is alive", joining.Name, metadata.ErrNodeNameTaken, node.ClusterAddress)
 		default: // the joining node asks again
 			return "", fmt.Errorf("admit node %s: the node of that name at %s has been silent for %s only; its place is free after %s",
@@ -212,11 +211,9 @@ func (m *membership) replaced(ctx context.Context, nodes []*atoll.Node, joining 
 	return "", nil
 }
 
-// isThere asks a node itself whether it is where its record says.
+// isThere asks a node itself whether it is where it says. That a node does not answer says
+// little of one that may be being started again.
 func (m *membership) isThere(ctx context.Context, node *atoll.Node) bool {
-	if node.Id == m.self.Id {
-		return true
-	}
 	answer, err := m.pool.identifyAs(ctx, target{node.ClusterAddress, certified{id: node.Id, name: node.Name}})
 	return err == nil && answer.NodeId == node.Id
 }
