@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
-
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
@@ -91,7 +89,7 @@ func (a *authority) signer() *x509.Certificate { return a.certificates[0] }
 // issue makes a node's certificate.
 func (a *authority) issue(node certified, lifetime time.Duration, key any) (*atoll.IssuedCertificate, error) {
 	node.cluster = a.signer().Subject.CommonName
-	if !nodeName.MatchString(node.name) || uuid.Validate(node.id) != nil {
+	if !nodeName.MatchString(node.name) || !isNodeID(node.id) {
 		return nil, fmt.Errorf("%q with the id %q is no node", node.name, node.id)
 	}
 	der, err := signNode(node, lifetime, key, a.signer(), a.key)

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 	pb "google.golang.org/protobuf/proto"
@@ -320,7 +319,7 @@ func (e *enroller) enroll(ctx context.Context, host netip.Addr, request *atoll.E
 		return nil, finalRefusal("the cluster knows no such join token: it was revoked, or expired long ago, or it is of another cluster: make a new one with 'atoll token create'")
 	}
 	node := certified{name: request.GetNodeName(), id: request.GetNodeId()}
-	if !nodeName.MatchString(node.name) || uuid.Validate(node.id) != nil {
+	if !nodeName.MatchString(node.name) || !isNodeID(node.id) {
 		return nil, finalRefusal(fmt.Sprintf("%q with the id %q is no node", printable(node.name), printable(node.id)))
 	}
 	key, err := requestedKey(request.GetSigningRequest())

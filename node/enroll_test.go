@@ -242,6 +242,8 @@ func TestBadQuestions(t *testing.T) {
 	token := m.token(50, time.Hour)
 	for name, spoil := range map[string]func(*enrollment){
 		"is no node":                          func(e *enrollment) { e.node.id = "1" },
+		"is no node  ":                        func(e *enrollment) { e.node.id = "urn:uuid:" + e.node.id },
+		"is no node   ":                       func(e *enrollment) { e.node.id = "{" + e.node.id + "}" },
 		"is no node ":                         func(e *enrollment) { e.node.name = "n2/../n1" },
 		"data belongs to cluster other":       func(e *enrollment) { e.clusterID = "other" },
 		"the cluster has no node with the id": func(e *enrollment) { e.clusterID = "the-cluster" },

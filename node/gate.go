@@ -167,9 +167,20 @@ func (g *gate) mayCall(caller certified, method string) error {
 			return nil
 		}
 	default:
+		if method == atoll.Consensus_Propose_FullMethodName && !g.hasJoined(caller) {
+			// To the caller: nothing was appended, ask again.
+			return status.Errorf(codes.FailedPrecondition, "node %s is not a member of the cluster by the records of this one", caller)
+		}
 		return nil
 	}
 	return status.Errorf(codes.PermissionDenied, "node %s was removed from the cluster", caller)
+}
+
+// hasJoined says whether a node is in the records. A certificate alone lets nobody change
+// the state: who has one by a stolen join token and never joins is in no list, and could
+// have made that last. Those from files name no id that could be looked up.
+func (g *gate) hasJoined(node certified) bool {
+	return node.id == "" || slices.ContainsFunc(g.nodes(), func(n *atoll.Node) bool { return n.Id == node.id })
 }
 
 // holds returns an error unless a certificate is that of the node with an id.

@@ -238,6 +238,13 @@ func (t *clusterTLS) issuer(certificate *x509.Certificate) (*x509.Certificate, b
 	return nil, false
 }
 
+// isNodeID says whether a text is a node's id. UUIDs can be written in many ways; those of
+// nodes have one, so that a removed node is not another one in capital letters.
+func isNodeID(text string) bool {
+	id, err := uuid.Parse(text)
+	return err == nil && id.String() == text
+}
+
 // certifiedNode reads which node of which cluster a certificate was made for.
 func certifiedNode(certificate *x509.Certificate) (certified, error) {
 	var node certified
@@ -251,7 +258,7 @@ func certifiedNode(certificate *x509.Certificate) (certified, error) {
 			return certified{}, errors.New("certificate names two nodes")
 		case isNode && nodeName.MatchString(name):
 			node.cluster, node.name = uri.Host, name
-		case isID && uuid.Validate(id) == nil:
+		case isID && isNodeID(id):
 			node.cluster, node.id = uri.Host, id
 		}
 	}
