@@ -85,10 +85,21 @@ func (m *Member) leave(bytes uint64) {
 func fillCluster(c *Cluster, layer int, first uint64) (images int, refusal error) {
 	const most = 200
 	for ; images < most && refusal == nil; images++ {
-		on := c.Members[images%len(c.Members):]
+		on, before := c.Members[images%len(c.Members):], len(c.Acked())
 		_, refusal = c.PushImage("app", fmt.Sprint("v", first+uint64(images)), [][]byte{Bytes(first+uint64(images), layer)}, on...)
+		if refusal != nil {
+			// Blobs of it that were taken belong to no image, and go after the grace.
+			c.forgetSince(before)
+		}
 	}
 	return images - 1, refusal
+}
+
+// forgetSince forgets what was acknowledged after the first so many.
+func (c *Cluster) forgetSince(first int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acked = c.acked[:first]
 }
 
 // TestDisksFillUp fills one disk to its reserve, which no client notices, and then
