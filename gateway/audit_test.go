@@ -295,19 +295,65 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 	return d.safeBuffer.Write(p)
 }
 
+// hungDisk is a file whose writes take as long as hung has no value for them.
+type hungDisk struct {
+	safeBuffer
+	hung chan struct{}
+}
+
+func (d *hungDisk) Write(p []byte) (int, error) {
+	<-d.hung
+	return d.safeBuffer.Write(p)
+}
+
+// TestAuditLogHangs has a line take for ever: one waits for it for a while, nobody else does, and
+// when it is through all goes on.
+func TestAuditLogHangs(t *testing.T) {
+	var log safeBuffer
+	disk := &hungDisk{hung: make(chan struct{})}
+	audit := newAuditLog(AuditStdout, "n1", zerolog.New(&log), disk)
+	audit.patience = 50 * time.Millisecond
+	if err := audit.Write(AuditRecord{Event: "first"}); !errors.Is(err, errAuditHangs) {
+		t.Errorf("a write to a disk that hangs: %v", err)
+	}
+	audit.patience = time.Hour // From now on nobody may wait at all.
+	if err := audit.Ready(time.Now()); !errors.Is(err, errAuditHangs) {
+		t.Errorf("it is ready: %v", err)
+	}
+	if err := audit.Write(AuditRecord{Event: "second"}); !errors.Is(err, errAuditHangs) {
+		t.Errorf("a second write: %v", err)
+	}
+	if err := audit.Close(); !errors.Is(err, errAuditHangs) {
+		t.Errorf("close: %v", err)
+	}
+	for _, event := range []string{"first", "second"} {
+		if !strings.Contains(log.String(), `"event":"`+event+`"`) {
+			t.Errorf("the node's own log has no line for the %s", event)
+		}
+	}
+	close(disk.hung)
+	eventually(t, patience, func() bool { return audit.Ready(time.Now()) == nil })
+	if err := audit.Write(AuditRecord{Event: "third"}); err != nil {
+		t.Error(err)
+	}
+	if got := disk.String(); !strings.Contains(got, `"event":"first"`) || !strings.Contains(got, `"event":"third"`) {
+		t.Errorf("the audit log has %s", got)
+	}
+}
+
 // TestNothingIsWrittenUnrecorded has the audit log fail: the line goes to the node's
 // log, and until lines can be written, nothing that has to be recorded is done.
 func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	var log safeBuffer
 	disk := &fullDisk{}
-	audit := &AuditLog{path: AuditStdout, node: "n1", log: zerolog.New(&log), out: disk}
+	audit := newAuditLog(AuditStdout, "n1", zerolog.New(&log), disk)
 	s := startAuth(t, func(cfg *Config) { cfg.Audit = audit })
 	digest := s.push(user("alice"), "a/app", "blob")
 	token := bearer(s.token(user("alice"), "repository:a/app:pull,push"))
 	fill := func(full bool) {
-		audit.mu.Lock()
-		defer audit.mu.Unlock()
-		disk.full = full
+		if err := audit.inTurn(func() error { disk.full = full; return nil }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	eventually(t, patience, func() bool { return strings.Count(disk.String(), "\n") == 2 })
 	fill(true)

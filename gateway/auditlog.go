@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -14,6 +14,12 @@ import (
 
 // AuditStdout is the name of the audit log that is the process's standard output.
 const AuditStdout = "-"
+
+// auditPatience is how long a line may take to be handed over. A disk that takes longer hangs, and
+// so do pipes that nobody reads.
+const auditPatience = 5 * time.Second
+
+var errAuditHangs = errors.New("audit log hangs: its disk does not answer")
 
 // AuditRecord is one line of the audit log: who did what, and what came of it. It has
 // no secret in it.
@@ -69,7 +75,13 @@ type AuditLog struct {
 	node string
 	log  zerolog.Logger
 
-	mu   sync.Mutex // guards what follows
+	// patience is auditPatience, but in tests.
+	patience time.Duration
+	// hangs says that a line has been under way for longer than that.
+	hangs atomic.Bool
+	// turn has room for one: who is in it may use what follows. Unlike a lock it can be waited for
+	// for a time.
+	turn chan struct{}
 	out  io.Writer
 	file *os.File // nil for standard output
 	// failure is why the last line could not be written; nil if it could.
@@ -79,15 +91,53 @@ type AuditLog struct {
 // OpenAuditLog opens the file, and makes it if it is not there, for its owner only. The
 // node's name goes into each line.
 func OpenAuditLog(path, node string, logger zerolog.Logger) (*AuditLog, error) {
-	l := &AuditLog{path: path, node: node, log: logger}
+	l := newAuditLog(path, node, logger, os.Stdout)
 	if path == AuditStdout {
-		l.out = os.Stdout
 		return l, nil
 	}
 	if err := l.open(); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+func newAuditLog(path, node string, logger zerolog.Logger, out io.Writer) *AuditLog {
+	return &AuditLog{path: path, node: node, log: logger, patience: auditPatience, turn: make(chan struct{}, 1), out: out}
+}
+
+// inTurn does something with the file, while nobody else does. It fails when that takes
+// too long, and at once while it still does: one goroutine waits for a disk that
+// hangs, and no request does.
+func (l *AuditLog) inTurn(do func() error) error {
+	if l.hangs.Load() {
+		return errAuditHangs
+	}
+	timer := time.NewTimer(l.patience)
+	defer timer.Stop()
+	select {
+	case l.turn <- struct{}{}:
+	case <-timer.C:
+		return errAuditHangs
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-l.turn }()
+		done <- do()
+		l.hangs.Store(false)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+	}
+	l.hangs.Store(true)
+	select {
+	case err := <-done: // It came to its end right now, perhaps before it was said that it hangs.
+		l.hangs.Store(false)
+		return err
+	default:
+		return errAuditHangs
+	}
 }
 
 func (l *AuditLog) open() error {
@@ -111,16 +161,14 @@ func (l *AuditLog) Write(record AuditRecord) error {
 		return fmt.Errorf("encode audit record: %w", err)
 	}
 	line = VisibleJSON(line)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.write(line); err != nil {
+	if err := l.inTurn(func() error { return l.write(line) }); err != nil {
 		l.log.Error().Err(err).RawJSON("audit", line).Msg("audit log can't be written: writes are refused until it can")
 		return err
 	}
 	return nil
 }
 
-// write hands a line to the operating system. The caller holds the lock.
+// write hands a line to the operating system. The caller is in turn.
 func (l *AuditLog) write(line []byte) (err error) {
 	defer func() { l.failure = err }()
 	if l.file != nil {
@@ -152,8 +200,10 @@ func (l *AuditLog) follow() error {
 
 // Ready fails while lines can't be written. It tries: a line says that it goes on.
 func (l *AuditLog) Ready(now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	return l.inTurn(func() error { return l.ready(now) })
+}
+
+func (l *AuditLog) ready(now time.Time) error {
 	if l.failure == nil {
 		return nil
 	}
@@ -168,12 +218,12 @@ func (l *AuditLog) Ready(now time.Time) error {
 	return nil
 }
 
-// Close closes the file.
+// Close closes the file. It fails if that, or a line, takes too long.
 func (l *AuditLog) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file == nil {
-		return nil
-	}
-	return l.file.Close()
+	return l.inTurn(func() error {
+		if l.file == nil {
+			return nil
+		}
+		return l.file.Close()
+	})
 }
