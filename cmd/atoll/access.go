@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,17 +34,6 @@ func newGroupCommand(use, short, long string, commands ...*cobra.Command) *cobra
 	}
 	group.AddCommand(commands...)
 	return group
-}
-
-// addDataFlag adds the flag that says which node to ask.
-func addDataFlag(cmd *cobra.Command, data *string) {
-	cmd.Flags().StringVar(data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
-}
-
-func printJSON(w io.Writer, answer any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(answer)
 }
 
 // lifetime is a flag for how long something counts: a duration, or days as in 90d.

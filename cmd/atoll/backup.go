@@ -35,7 +35,7 @@ node of the cluster will do, and it needs no access to the backup.`,
 			return backup(cmd.Context(), cmd.OutOrStdout(), data, to, blobs, reread)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().StringVar(&to, "to", "", "a folder, or without --blobs a file")
 	cmd.Flags().BoolVar(&blobs, "blobs", false, "copy the blobs as well")
 	cmd.Flags().BoolVar(&reread, "reread", false, "compare the blobs that are there already with their digests, and copy those anew that have rotted")
@@ -100,7 +100,7 @@ of the cluster will do.`,
 			return faultsOf("restored", summary.FaultCount, summary.Faults)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().StringVar(&from, "from", "", "the backup's folder, or one of its metadata files")
 	cmd.Flags().BoolVar(&resume, "resume", false, "go on with a restore that was cut off")
 	return cmd

@@ -42,7 +42,7 @@ of dev; any node of the cluster will do.`,
 			return drain(cmd.Context(), cmd.OutOrStdout(), data, args[0], wait)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the node is empty, and show how far it is")
 	cmd.Flags().BoolVar(&cancel, "cancel", false, "let the node take shards again")
 	return cmd

@@ -31,7 +31,7 @@ node's data folder, or the folder of dev; any node of the cluster will do.`,
 			return printRemoval(cmd.OutOrStdout(), removal)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().BoolVar(&force, "force", false, "give up what only this node has, and don't wait for a drain")
 	return cmd
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -45,14 +44,12 @@ folder of dev; any node of the cluster will do.`,
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(repair)
+				return printJSON(cmd.OutOrStdout(), repair)
 			}
 			return printRepair(cmd.OutOrStdout(), repair)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().StringVar(&rate, "rate", "", "BYTES that each node may write a second, like 64MiB; 0 for no bound")
 	cmd.Flags().Uint32Var(&concurrency, "concurrency", 0, "how many extents each node works on at once")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -90,7 +87,7 @@ node's data folder, or the folder of dev; any node of the cluster will do.`,
 			return printBalance(cmd.OutOrStdout(), repair, status)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().BoolVar(&pause, "pause", false, "move no shards for the sake of balance")
 	cmd.Flags().BoolVar(&resume, "resume", false, "move them again")
 	cmd.Flags().BoolVar(&reencode, "reencode", false, "store what could have a better layout anew")

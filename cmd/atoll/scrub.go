@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,9 +34,7 @@ folder of dev; any node of the cluster will do.`,
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(scrubs)
+				err = printJSON(cmd.OutOrStdout(), scrubs)
 			} else {
 				err = printScrubs(cmd.OutOrStdout(), scrubs)
 			}
@@ -47,7 +44,7 @@ folder of dev; any node of the cluster will do.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().BoolVar(&now, "now", false, "have all nodes read all their shards now, and wait for them")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

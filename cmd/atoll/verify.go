@@ -31,7 +31,7 @@ of the cluster will do.`,
 			return verify(cmd.Context(), cmd.OutOrStdout(), data, uint64(limit.(int64)), asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "./atoll-data", "a node's data folder, or the folder of dev")
+	addDataFlag(cmd, &data)
 	cmd.Flags().StringVar(&rate, "rate", "0", "how many bytes a second to read at most, like 20MiB; 0 for no bound")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON for each thing found, and for progress")
 	return cmd
