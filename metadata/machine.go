@@ -28,6 +28,8 @@ type MachineConfig struct {
 	// Published is called whenever what Nodes, ClusterID, Recoveries and Authority return
 	// may have changed. It must not block. It may be nil.
 	Published func()
+	// Verify has the machine read the whole state before it is opened, in time in proportion to it.
+	Verify bool
 }
 
 // Machine is the replicated state on this node's disk. Reads may overlap with
@@ -78,7 +80,13 @@ func OpenMachine(cfg MachineConfig) (*Machine, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	m := &Machine{cfg: cfg, db: db}
-	if err := m.publish(); err != nil {
+	if cfg.Verify {
+		err = viewDatabase(db, verifyAll)
+	}
+	if err == nil {
+		err = m.publish()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open state: %w", err), db.Close())
 	}
 	return m, nil

@@ -236,17 +236,19 @@ func (m *Machine) exchange(db *bolt.DB) error {
 // Verify reads the whole state and checks every record and the state hash. It
 // takes time in proportion to the state. Error: ErrCorrupt.
 func (m *Machine) Verify() error {
-	err := m.view(func(v view) error {
-		at, err := v.position()
-		if err != nil {
-			return err
-		}
-		return verify(v, snapshotHeader{logIndex: at.logIndex, term: at.term})
-	})
-	if err != nil {
+	if err := m.view(verifyAll); err != nil {
 		return fmt.Errorf("verify state: %w", err)
 	}
 	return nil
+}
+
+// verifyAll is verify for a state without a header.
+func verifyAll(v view) error {
+	at, err := v.position()
+	if err != nil {
+		return err
+	}
+	return verify(v, snapshotHeader{logIndex: at.logIndex, term: at.term})
 }
 
 // verify checks that a state is the one that its header tells of, that every

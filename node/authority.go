@@ -12,7 +12,7 @@ import (
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
-// The cluster's own certificate authority. The first node makes it (credentials.go), the
+// The cluster's own certificate authority. The first node makes it (keyring.go), the
 // state machine keeps it (metadata/authority.go), and any node signs with it: for a node
 // with a join token (enroll.go), and for one that has a certificate already
 // (renew.go). rotate.go puts another in its place.

@@ -99,19 +99,24 @@ func (n *Node) die(err error) {
 // Run starts the node and blocks until ctx ends, and the node has stopped in
 // order, or until the node can't go on.
 func (n *Node) Run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- n.serve(ctx) }() // the receive below waits for it
+	select {
+	case err := <-done:
+		return err
+	case err := <-n.fatal:
+		return err // nothing is closed: that could hang on the same disk
+	}
+}
+
+// serve opens the node and runs it until ctx ends. A fatal error keeps it from coming back.
+func (n *Node) serve(ctx context.Context) error {
 	p, err := n.open(ctx)
 	if err != nil {
 		return err
 	}
 	n.opened.Store(p)
-	done := make(chan error, 1)
-	go func() { done <- p.run(ctx) }() // the receive below waits for it
-	select {
-	case err := <-done:
-		return errors.Join(err, p.close())
-	case err := <-n.fatal:
-		return err // nothing is closed: that could hang on the same disk
-	}
+	return errors.Join(p.run(ctx), p.close())
 }
 
 // Metadata gives tests the state of a running node; nil before it is open.
@@ -257,7 +262,14 @@ func (n *Node) describe(folder *dataFolder) (*atoll.Node, error) {
 // openMetadata opens the state machine and the Raft replica under it.
 func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	dir := p.folder.path
-	p.machine, err = metadata.OpenMachine(metadata.MachineConfig{Dir: filepath.Join(dir, stateDir), Logger: p.component("metadata"), Fatal: n.die, Published: p.notePublished})
+	// Each record has a checksum, but where a key, or a page that leads to it, has rotted, a record is not
+	// found, and clients would be told that what they have pushed is not there. So all is read first.
+	p.machine, err = metadata.OpenMachine(metadata.MachineConfig{
+		Dir: filepath.Join(dir, stateDir), Logger: p.component("metadata"), Fatal: n.die, Published: p.notePublished, Verify: true,
+	})
+	if errors.Is(err, metadata.ErrCorrupt) {
+		err = fmt.Errorf("%w; start the node on an empty data folder: it gets everything from the others", err)
+	}
 	if err != nil {
 		return err
 	}

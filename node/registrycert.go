@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -112,7 +111,7 @@ func (a *certificateAuthority) signRegistry(files RegistryCertificate, hosts []s
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", files.Cert, err)
 	}
-	return createFile(files.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return createFile(files.Cert, certificatePEM(der), 0o644)
 }
 
 // registryCertificateName is the certificate's common name, for people. It is another

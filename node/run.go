@@ -54,6 +54,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return p.replica.Run(work) })
 	group.Go(func() error { return p.peers.Run(work) })
 	group.Go(func() error { return p.ready.Run(work) })
+	group.Go(func() error { return p.verifyState(work) })
 	group.Go(func() error { return serveUntilClosed(operations.Serve(p.operationsListener())) })
 	group.Go(func() error { return serveUntilClosed(adminServer.Serve(socket)) })
 	p.serveClients(work, group)
