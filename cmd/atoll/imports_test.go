@@ -55,6 +55,31 @@ func allowedImports() map[string]map[string]string {
 		"blobstore":       {"proto": "extents, and the shard service"},
 		"consensus":       {"proto": "its own service"},
 		"proto":           {},
+
+		// A black box is tested from outside: none of these knows a package of atoll.
+		"jepsen": {
+			"jepsen/history":  "what a run records and measures",
+			"jepsen/registry": "the clients of a run",
+			"jepsen/workload": "what clients do, and how it is judged",
+			"jepsen/nemesis":  "what is done to the cluster",
+			"jepsen/cluster":  "the nodes of a run",
+			"jepsen/netlab":   "the network of a run",
+			"jepsen/mutant":   "the programs of a run",
+		},
+		"jepsen/history":  {},
+		"jepsen/registry": {"jepsen/history": "outcomes of requests"},
+		"jepsen/workload": {
+			"jepsen/history":  "operations are recorded, and judged",
+			"jepsen/registry": "requests",
+		},
+		"jepsen/nemesis": {
+			"jepsen/cluster": "nodes are broken",
+			"jepsen/netlab":  "links are broken",
+			"jepsen/history": "faults are recorded",
+		},
+		"jepsen/cluster": {},
+		"jepsen/netlab":  {},
+		"jepsen/mutant":  {},
 	}
 }
 
