@@ -194,6 +194,12 @@ func (f *formation) checkCluster(ctx context.Context) error {
 	answers, _ := f.identifyAll(ctx)
 	lineage := lineage{own, f.store.Recoveries()}
 	for _, answer := range answers {
+		// A node that rejoins has no state yet to tell it where its cluster comes from.
+		if answer.ClusterId == own && len(answer.Recoveries) > len(lineage.recoveries) {
+			lineage.recoveries = answer.Recoveries
+		}
+	}
+	for _, answer := range answers {
 		if err := lineage.superseded(answer); err != nil {
 			return err
 		}
@@ -225,6 +231,9 @@ func (f *formation) becomeMember(ctx context.Context) error {
 		if isFinal(err) {
 			return fmt.Errorf("join the cluster: %w", err)
 		}
+		if expired := f.expired(); expired != nil {
+			return fmt.Errorf("join the cluster: %w: %w", expired, err)
+		}
 		if time.Now().After(nextLog) {
 			nextLog = time.Now().Add(waitingLogInterval)
 			f.log.Warn().Err(err).Msg("not in the cluster yet, trying again")
@@ -233,6 +242,19 @@ func (f *formation) becomeMember(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// expired returns an error once this node's certificate counts no more: the others don't
+// take its calls, and it gets another only by a join token, when it is started again.
+func (f *formation) expired() error {
+	if f.keys == nil {
+		return nil
+	}
+	leaf := f.keys.tls.certificate.Load().Leaf
+	if time.Now().Before(leaf.NotAfter) {
+		return nil
+	}
+	return fmt.Errorf("this node's certificate expired at %s, and it is not a member as it is configured: start it again, with a join token that still counts", leaf.NotAfter.UTC().Format(time.RFC3339))
 }
 
 func (f *formation) tryBecomeMember(ctx context.Context) error {
