@@ -320,8 +320,15 @@ func TestExpiredWhileOff(t *testing.T) {
 		return &parts{keys: keys, machine: m.log.machine, self: &atoll.Node{Id: m.folder.identity.ID, Name: "n1"}, log: zerolog.Nop()}
 	}
 	p := expire()
+	joining := &formation{keys: p.keys}
+	if joining.expired() == nil {
+		t.Error("a node whose certificate has expired goes on asking to be let in")
+	}
 	if err := p.renewExpired(issuedLifetime); err != nil {
 		t.Fatal(err)
+	}
+	if err := joining.expired(); err != nil {
+		t.Errorf("after the renewal: %v", err)
 	}
 	if _, err := p.keys.tls.verify(certificateChain(p.keys.tls)); err != nil {
 		t.Errorf("the new certificate: %v", err)
