@@ -227,10 +227,16 @@ func TestImages(t *testing.T) {
 func TestTable(t *testing.T) {
 	dir := t.TempDir()
 	var files []string
+	gap := func(seconds int) history.Gap { return history.Gap{To: time.Duration(seconds) * time.Second} }
 	for i, v := range []*Verdict{
-		{Nemesis: "kill", Seed: 1, Time: 2 * time.Minute, Faults: map[string]int{"kill": 10}, Operations: map[string]Counts{"register": {OK: 100, Fail: 5, Unknown: 2}}},
-		{Nemesis: "kill", Seed: 2, Time: 2 * time.Minute, Faults: map[string]int{"kill": 11}, Operations: map[string]Counts{"register": {OK: 100}},
-			Anomalies: []workload.Anomaly{{Kind: workload.Lost}}},
+		{Nemesis: "kill", Seed: 2, Nodes: 5, Began: time.Unix(20, 0), Time: 2 * time.Minute, Faults: map[string]int{"kill": 11}, Effects: map[string]int{"kill": 10}, Operations: map[string]Counts{"register": {OK: 100}},
+			Anomalies:  []workload.Anomaly{{Kind: workload.Lost}},
+			Recoveries: []history.Recovery{{Took: 3 * time.Second, Asked: true}, {Took: time.Hour}}},
+		{Nemesis: "kill", Seed: 1, Nodes: 3, Began: time.Unix(10, 0), Time: 2 * time.Minute, Faults: map[string]int{"kill": 10}, Effects: map[string]int{"kill": 10}, Operations: map[string]Counts{"register": {OK: 100, Fail: 5, Unknown: 2}},
+			Figures: []history.Figures{{Workload: "register", Kind: "put", Gap: gap(2)}, {Workload: "register", Kind: "get", Gap: gap(1)}}},
+		{Mutant: "local-reads", Nemesis: "none", Workloads: "register", Began: time.Unix(30, 0)},
+		{Mutant: "local-reads", Nemesis: "none", Workloads: "register", Began: time.Unix(31, 0), Anomalies: []workload.Anomaly{{Workload: "register", Kind: workload.NotLinearizable}}},
+		{Mutant: "listing-skips", Nemesis: "none", Workloads: "listing", Began: time.Unix(32, 0), Anomalies: []workload.Anomaly{{Workload: "run", Kind: tooLittle}}},
 	} {
 		encoded, err := json.Marshal(v)
 		if err != nil {
@@ -241,15 +247,35 @@ func TestTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var out bytes.Buffer
-	if err := table(&out, files); err != nil {
+	var records, out bytes.Buffer
+	if err := printRecords(&records, files); err != nil {
 		t.Fatal(err)
 	}
-	if want := "| kill | 2 | 4 | 207 | 0 | 0 | 0 | 0 | 0 | 0 | 21 | 1 | 1 | "; !strings.Contains(out.String(), want) {
-		t.Errorf("the table is\n%s\nand should have\n%s", out.String(), want)
+	if lines := strings.Split(records.String(), "\n"); len(lines) != len(files)+1 || !strings.HasPrefix(lines[0], `{"began":"1970-01-01T00:00:10Z"`) {
+		t.Errorf("the records are\n%s", records.String())
+	}
+	file := filepath.Join(dir, "records")
+	if err := os.WriteFile(file, records.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := table(&out, []string{file}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| kill | 2 | 3, 5 | 4 | 207 | 0 | 0 | 0 | 0 | 0 | 0 | 21 | 20 | 1 | 1 | 2.0 s (register put) | 3.0 s |\n",
+		"| **all** | 2 | 3, 5 | 4 | 207 |",
+		" | register | none | 2 | register: not linearizable (1) |\n",
+		" | listing | none | 1 | **nothing** |\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the tables are\n%s\nand should have\n%s", out.String(), want)
+		}
+	}
+	if err := printRecords(&out, []string{filepath.Join(dir, "missing")}); err == nil {
+		t.Error("a verdict that is not there is passed over")
 	}
 	if err := table(&out, []string{filepath.Join(dir, "missing")}); err == nil {
-		t.Error("a verdict that is not there is passed over")
+		t.Error("records that are not there are passed over")
 	}
 }
 

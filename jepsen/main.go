@@ -22,7 +22,8 @@ const (
 const usage = `usage: go run ./jepsen [flags]            one run
        go run ./jepsen matrix [flags]     every nemesis with every workload, and mixes
        go run ./jepsen mutants [flags]    programs broken on purpose, each of which must be caught
-       go run ./jepsen table FILE...      the table of runs done, from their verdicts
+       go run ./jepsen record FILE...     a line for each verdict, to be kept
+       go run ./jepsen table FILE...      the tables of runs and mutants, from such lines
        go run ./jepsen list               workloads, nemeses and mutants
 
 Exit code: 0 valid, 1 invalid (an anomaly was found), 2 not judged.
@@ -46,6 +47,8 @@ func start(args []string) (code int, err error) {
 	switch command {
 	case "list":
 		return exitValid, list(os.Stdout)
+	case "record":
+		return exitValid, printRecords(os.Stdout, args)
 	case "table":
 		return exitValid, table(os.Stdout, args)
 	case "run", "matrix", "mutants":
