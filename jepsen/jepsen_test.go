@@ -12,6 +12,7 @@ import (
 
 	"github.com/atollregistry/atoll/jepsen/cluster"
 	"github.com/atollregistry/atoll/jepsen/history"
+	"github.com/atollregistry/atoll/jepsen/nemesis"
 	"github.com/atollregistry/atoll/jepsen/workload"
 )
 
@@ -137,6 +138,36 @@ func TestPanicsAreFound(t *testing.T) {
 		r.judgeLogs()
 		if r.verdict.Valid() == bad {
 			t.Errorf("%q: %v", content, r.verdict.Anomalies)
+		}
+	}
+}
+
+// A shard that is not what its record says is found in the log of whoever came upon it, unless a fault
+// may have taken it.
+func TestBrokenShardsAreFound(t *testing.T) {
+	for _, test := range []struct {
+		nemesis, message string
+		valid            bool
+	}{
+		{"power-all", "shards are missing on this node, and will be rebuilt", false},
+		{"kill", "scrub found a damaged shard", false},
+		{"kill", "shard is damaged", false},
+		{"kill", "scrub has read all shards", true},
+		{"kill,rot-shards", "shard is damaged", true},
+		{"eio-read", "shard is damaged", true},
+	} {
+		r := testRun(t)
+		var err error
+		if r.nemeses, err = nemesis.Find(test.nemesis); err != nil {
+			t.Fatal(err)
+		}
+		line := `{"level":"warn","message":"` + test.message + `"}` + "\n"
+		if err := os.WriteFile(filepath.Join(r.dir, "n1.log"), []byte("{}\n"+line+"{}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.judgeLogs()
+		if r.verdict.Valid() != test.valid {
+			t.Errorf("%s under %s: %v", test.message, test.nemesis, r.verdict.Anomalies)
 		}
 	}
 }

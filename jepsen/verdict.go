@@ -30,6 +30,9 @@ const (
 	tooLittle = "too little was done"
 	// minimumWrites is how many writes a second each workload must have acknowledged.
 	minimumWrites = 0.1
+	// shardGone is the kind of an anomaly of the cluster: a shard that a record names was not on disk as it
+	// was written.
+	shardGone = "shard gone"
 	// verdictFile is the verdict's name in the run's folder.
 	verdictFile = "verdict.json"
 	// maxShown is how many anomalies are printed; all are in the file.
@@ -38,6 +41,9 @@ const (
 
 // disaster is what no log may contain, whatever was done to the node.
 var disaster = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*|.*"error":"panic: .*)$`)
+
+// brokenShard is what a node logs when it comes upon a shard that is not what its record says.
+var brokenShard = regexp.MustCompile(`(?m)^.*"message":"(shard is damaged|shards are missing on this node, and will be rebuilt|scrub found a damaged shard)".*$`)
 
 // span is a time of the run.
 type span struct {
@@ -224,7 +230,16 @@ func (r *run) judgeLogs() {
 		if found := disaster.Find(content); found != nil {
 			r.verdict.anomaly("crashed", "%s: %s", filepath.Base(path), found)
 		}
+		if found := brokenShard.FindAll(content, -1); len(found) > 0 && r.sparesDisks() {
+			r.verdict.anomaly(shardGone, "no fault took or damaged what was durable, but %s has %d lines like %s", filepath.Base(path), len(found), found[0])
+		}
 	}
+}
+
+// sparesDisks says that what is durable stays as it is under all nemeses of the run. A shard is
+// durable before a record names it, also when power fails.
+func (r *run) sparesDisks() bool {
+	return !slices.ContainsFunc(r.nemeses, func(n nemesis.Nemesis) bool { return n.Destroys || n.Exits })
 }
 
 func lastLines(text string) string {

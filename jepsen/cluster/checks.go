@@ -113,8 +113,31 @@ func (n *Node) ShardFiles() ([]string, error) {
 	return shards, nil
 }
 
-// Verify has the cluster read everything back.
+// Verify has the cluster read everything back without as many nodes as may be lost at once. They
+// are killed for it, and are members like before when it returns.
 func (c *Cluster) Verify(ctx context.Context) error {
-	_, err := c.Members()[0].command(ctx, dataTimeout, "verify")
-	return err
+	members := c.Members()
+	without := members[len(members)-c.Parity():]
+	for _, n := range without {
+		if err := n.Kill(); err != nil {
+			return err
+		}
+	}
+	_, err := members[0].command(ctx, dataTimeout, "verify")
+	if err != nil {
+		err = fmt.Errorf("without %v: %w", namesOf(without), err)
+	}
+	for _, n := range without {
+		err = errors.Join(err, n.Start())
+	}
+	return errors.Join(err, c.WaitReady(ctx, SettleTimeout), c.WaitHealthy(ctx))
+}
+
+// names are what nodes are called.
+func namesOf(nodes []*Node) []string {
+	called := make([]string, len(nodes))
+	for i, n := range nodes {
+		called[i] = n.Name
+	}
+	return called
 }
