@@ -146,22 +146,23 @@ func TestPanicsAreFound(t *testing.T) {
 // may have taken it.
 func TestBrokenShardsAreFound(t *testing.T) {
 	for _, test := range []struct {
-		nemesis, message string
-		valid            bool
+		nemesis, err, message string
+		valid                 bool
 	}{
-		{"power-all", "shards are missing on this node, and will be rebuilt", false},
-		{"kill", "scrub found a damaged shard", false},
-		{"kill", "shard is damaged", false},
-		{"kill", "scrub has read all shards", true},
-		{"kill,rot-shards", "shard is damaged", true},
-		{"eio-read", "shard is damaged", true},
+		{"power-all", "", "shards are missing on this node, and will be rebuilt", false},
+		{"power-all", `"error":"read shard 1: input/output error",`, "scrub found a damaged shard", true},
+		{"kill", `"error":"checksum does not match",`, "scrub found a damaged shard", false},
+		{"kill", "", "shard is damaged", false},
+		{"kill", "", "scrub has read all shards", true},
+		{"kill,rot-shards", "", "shard is damaged", true},
+		{"eio-read", "", "shard is damaged", true},
 	} {
 		r := testRun(t)
 		var err error
 		if r.nemeses, err = nemesis.Find(test.nemesis); err != nil {
 			t.Fatal(err)
 		}
-		line := `{"level":"warn","message":"` + test.message + `"}` + "\n"
+		line := `{"level":"warn",` + test.err + `"message":"` + test.message + `"}` + "\n"
 		if err := os.WriteFile(filepath.Join(r.dir, "n1.log"), []byte("{}\n"+line+"{}\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
