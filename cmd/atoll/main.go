@@ -77,7 +77,7 @@ func newRootCommand() *cobra.Command {
 		newServeCommand(), newDevCommand(), newStatusCommand(),
 		newDrainCommand(), newRemoveCommand(), newRepairCommand(), newRebalanceCommand(), newScrubCommand(), newVerifyCommand(), newBackupCommand(), newRestoreCommand(), newRecoverCommand(), newCollectCommand(),
 		newUserCommand(), newRobotCommand(), newPolicyCommand(), newKeysCommand(),
-		newTokenCommand(), newAuthorityCommand(), newCertsCommand(), newVersionCommand(),
+		newTokenCommand(), newAuthorityCommand(), newCertsCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(suggestFlag)
 	return root
