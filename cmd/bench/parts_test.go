@@ -90,7 +90,7 @@ func TestMeter(t *testing.T) {
 	proc := t.TempDir()
 	writeProc(t, proc, "11", 100, 1024)
 	writeProc(t, proc, "12", 1000, 1024)
-	p, err := findProcesses(proc, []string{"12", "11", "12"})
+	p, err := findProcesses(proc, []string{"12 11", "12"})
 	if err != nil {
 		t.Fatal(err)
 	}

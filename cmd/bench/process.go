@@ -52,20 +52,17 @@ func findProcesses(proc string, given []string) (processes, error) {
 		return p, fmt.Errorf("processes can be measured on Linux only, not on %s", runtime.GOOS)
 	}
 	for _, text := range given {
-		if _, err := strconv.Atoi(text); err != nil {
-			content, err := os.ReadFile(text)
-			if err != nil {
-				return p, fmt.Errorf("%q is neither a process id nor a file with one: %w", text, err)
+		pids, err := parsePIDs(text)
+		if err != nil {
+			content, readErr := os.ReadFile(text)
+			if readErr != nil {
+				return p, fmt.Errorf("%w, nor is it a file with one: %w", err, readErr)
 			}
-			text = string(content)
-		}
-		for _, field := range strings.Fields(text) {
-			pid, err := strconv.Atoi(field)
-			if err != nil || pid < 1 {
-				return p, fmt.Errorf("%q is not a process id", field)
+			if pids, err = parsePIDs(string(content)); err != nil {
+				return p, fmt.Errorf("%s: %w", text, err)
 			}
-			p.pids = append(p.pids, pid)
 		}
+		p.pids = append(p.pids, pids...)
 	}
 	slices.Sort(p.pids)
 	p.pids = slices.Compact(p.pids)
@@ -73,6 +70,18 @@ func findProcesses(proc string, given []string) (processes, error) {
 		return p, fmt.Errorf("%d processes are given, it can be 1 to %d", len(p.pids), maxProcesses)
 	}
 	return p, nil
+}
+
+// parsePIDs reads process ids with space between them, as pidof prints them.
+func parsePIDs(text string) (pids []int, err error) {
+	for _, field := range strings.Fields(text) {
+		pid, err := strconv.Atoi(field)
+		if err != nil || pid < 1 {
+			return nil, fmt.Errorf("%q is not a process id", field)
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
 }
 
 // thisProcess is the client's own, to see what it costs; none where that can't be told.
