@@ -36,7 +36,7 @@ command fails if they are more than --max-error-rate of all. A GB is 10^9 bytes.
 
 func newBenchCommand() *cobra.Command {
 	var flags benchFlags
-	registry := bench.Registry{Name: "registry"}
+	var registry bench.Registry
 	cmd := &cobra.Command{
 		Use:   "bench WORKLOAD",
 		Short: "measure how fast a registry is, and what that costs",
@@ -46,6 +46,8 @@ func newBenchCommand() *cobra.Command {
   atoll bench pull --cold --before 'sync; echo 3 > /proc/sys/vm/drop_caches' --url http://127.0.0.1:5000`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			// It is called by where its first node is.
+			_, registry.Name, _ = strings.Cut(append(registry.URLs, registry.Static...)[0], "://")
 			flags.config.Registries = []bench.Registry{registry}
 			return flags.run(cmd, args[0])
 		},
