@@ -34,7 +34,7 @@ func staticFile(t *testing.T, fail int) string {
 
 // benchArgs are those of a short run.
 func benchArgs(args ...string) []string {
-	return append(append([]string{"bench"}, args...), "--size=64KiB", "--chunk=4KiB", "--blobs=2", "--tags=5", "--count=20", "--warm-up=0s")
+	return append(append([]string{"bench"}, args...), "--size=64KiB", "--chunk=4KiB", "--blobs=2", "--tags=5", "--count=20", "--duration=5m", "--warm-up=0s")
 }
 
 func TestBenchFaults(t *testing.T) {
