@@ -102,6 +102,10 @@ func (t *target) turn(ctx context.Context, w work) (Turn, error) {
 	if err := t.runBefore(ctx); err != nil {
 		return Turn{}, err
 	}
+	servers, err := findProcesses(procFolder, t.Processes)
+	if err != nil {
+		return Turn{}, err
+	}
 	// The servers may be others now, or have closed what was idle.
 	t.client.http.CloseIdleConnections()
 	if w.heat != nil {
@@ -111,10 +115,6 @@ func (t *target) turn(ctx context.Context, w work) (Turn, error) {
 	}
 	if !t.config.Cold {
 		t.run(ctx, w, span{t.config.WarmUp, MaxOperations})
-	}
-	servers, err := findProcesses(procFolder, t.Processes)
-	if err != nil {
-		return Turn{}, err
 	}
 	s := span{t.config.Duration, t.config.Count}
 	if w.most > 0 {
