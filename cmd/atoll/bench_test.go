@@ -56,7 +56,7 @@ func TestBenchFaults(t *testing.T) {
 		{[]string{"bench", "pull", url, "--user=a", "--password-file=/nowhere"}, "read password: open /nowhere"},
 		{[]string{"bench", "pull", url}, "connection refused"},
 		{[]string{"bench", "pull", "--static=" + staticFile(t, 0), "--pids=x"}, `"x" is not a process id`},
-		{[]string{"bench", "compare", "pull", "--registry=http://x"}, `--registry: "http://x" is not NAME=URL,...`},
+		{[]string{"bench", "compare", "pull", "--registry=http://x"}, `--registry: "http://x" is not NAME=URL or NAME=URL,URL`},
 		{[]string{"bench", "compare", "pull", "--registry=a=http://x"}, "two registries at least"},
 		{[]string{"bench", "compare", "pull", "--registries=" + bad}, "field ulrs not found"},
 	} {

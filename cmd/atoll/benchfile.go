@@ -48,7 +48,7 @@ func benchRegistries(registries, static []string, file string) (all []bench.Regi
 func namedURLs(flag, text string) (name string, urls []string, err error) {
 	name, list, found := strings.Cut(text, "=")
 	if !found || name == "" || strings.ContainsAny(name, ":/") {
-		return "", nil, fmt.Errorf("--%s: %q is not NAME=URL,...", flag, text)
+		return "", nil, fmt.Errorf("--%s: %q is not NAME=URL or NAME=URL,URL", flag, text)
 	}
 	return name, strings.Split(list, ","), nil
 }
