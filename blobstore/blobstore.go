@@ -22,6 +22,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
+
+	"github.com/atollregistry/atoll/blobstore/cache"
 )
 
 const (
@@ -45,6 +47,7 @@ type Store struct {
 	cluster Cluster
 	catalog Catalog
 	disks   *disks
+	cache   *cache.Cache // nil for none
 	buffers *buffers
 	erasure *erasure
 	pace    *pace
@@ -107,6 +110,9 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		directReads:   semaphore.NewWeighted(cfg.BufferBytes / directShare),
 	}
 	s.scrub = newScrub(s)
+	if s.cache, err = openCache(cfg, disks); err != nil {
+		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), disks.close())
+	}
 	return s, nil
 }
 
@@ -123,6 +129,9 @@ func (s *Store) Run(ctx context.Context) error {
 	defer others.Wait()
 	others.Go(func() { s.reports.run(ctx) })
 	others.Go(func() { s.scrub.run(ctx) })
+	if s.cache != nil {
+		others.Go(func() { s.cache.Run(ctx) })
+	}
 	for _, d := range s.disks.all {
 		others.Go(func() { s.watch(ctx, d) })
 		others.Go(func() { newSweep(s.cfg, s.cluster.Self(), d, s.disks, s.catalog).Run(ctx) })
@@ -181,6 +190,9 @@ func (s *Store) Close() error {
 		(*cancel)(ErrClosed)
 	}
 	s.mu.Unlock()
+	if s.cache != nil {
+		s.goWork(s.cache.Close)
+	}
 	done := make(chan struct{})
 	go func() { // Ends with the work; a disk that hangs keeps it, as it keeps the work.
 		s.work.Wait()

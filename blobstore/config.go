@@ -70,6 +70,11 @@ type Config struct {
 	// MaxOpenShards bounds the files kept open for the next read.
 	MaxOpenShards int
 
+	// CacheDir is the folder for whole blobs that are sent from there, and CacheBytes bounds what is in it;
+	// 0 for none.
+	CacheDir   string
+	CacheBytes uint64
+
 	// ScrubPeriod is the time in which every shard on this node is read again; 0 for
 	// only on request. ScrubBytesPerSecond bounds how fast.
 	ScrubPeriod         time.Duration
@@ -166,6 +171,7 @@ func (c *Config) Validate() error {
 	require(c.ScrubBytesPerSecond >= minScrubBytesPerSecond, "ScrubBytesPerSecond %d is less than %d", c.ScrubBytesPerSecond, minScrubBytesPerSecond)
 	require(c.RebalanceThreshold > 0 && c.RebalanceThreshold <= 1, "RebalanceThreshold %g is not in (0, 1]", c.RebalanceThreshold)
 	require(c.RebalanceMinBytes > 0, "RebalanceMinBytes %d is not positive", c.RebalanceMinBytes)
+	require(c.CacheBytes == 0 || c.CacheDir != "", "CacheDir is empty")
 	require(c.SweepInterval > 0, "SweepInterval %s is not positive", c.SweepInterval)
 	require(c.SweepGrace >= 0, "SweepGrace %s is negative", c.SweepGrace)
 	return errors.Join(faults...)

@@ -68,6 +68,7 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 		x.w.WriteHeader(s.status)
 		return nil
 	}
+	s.worthy = x.redirected == decidedSigned || x.redirected == decidedHot
 	return g.sendExtents(ctx, x, s)
 }
 
@@ -86,7 +87,7 @@ func (x *exchange) choose(blob *proto.Blob, etag string) (sending, error) {
 	if err != nil {
 		return sending{}, err
 	}
-	s := sending{extents: blob.GetExtents(), spans: spans, status: http.StatusPartialContent}
+	s := sending{digest: x.reference, extents: blob.GetExtents(), spans: spans, status: http.StatusPartialContent}
 	length := uint64(0)
 	switch {
 	case len(spans) == 0 || overlap(spans):

@@ -285,3 +285,8 @@ func TestOverlap(t *testing.T) {
 		}
 	}
 }
+
+// Pull implements Blobs.
+func (b *patternBlobs) Pull(ctx context.Context, _ string, extents []*proto.Extent, offset, length uint64, _ bool) (io.ReadCloser, error) {
+	return b.Read(ctx, extents, offset, length)
+}

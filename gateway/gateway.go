@@ -119,6 +119,9 @@ type Blobs interface {
 	// after Append returned.
 	Append(ctx context.Context, from blobstore.Progress, r io.Reader, record func(ctx context.Context, done blobstore.Recorded) error) (
 		to blobstore.Progress, tail []*proto.Extent, tailFrom uint64, err error)
+	// Pull is Read for a client. A worthy blob is kept whole on this node; others may be if they are
+	// read often. The reader may have a way of its own to write to what has SendFile.
+	Pull(ctx context.Context, digest string, extents []*proto.Extent, offset, length uint64, worthy bool) (io.ReadCloser, error)
 	// Read opens length bytes, from offset on, of the blob made of extents. What
 	// is read is verified, or ends in an error.
 	Read(ctx context.Context, extents []*proto.Extent, offset, length uint64) (io.ReadCloser, error)
@@ -149,6 +152,8 @@ type gateway struct {
 	now     func() time.Time
 	// auth finds out who asks; nil if nobody logs in.
 	auth *auth
+	// popularity counts what would be redirected.
+	popularity *popularity
 }
 
 // copyBytes is how much of a blob is sent at a time. One buffer is held by each
@@ -159,7 +164,7 @@ const copyBytes = 64 << 10
 // take the defaults.
 func New(cfg Config, metadata Metadata, blobs Blobs) http.Handler {
 	cfg = cfg.withDefaults()
-	g := &gateway{cfg: cfg, metadata: metadata, blobs: blobs, metrics: newMetrics(cfg.Metrics, cfg.Logger), now: time.Now}
+	g := &gateway{cfg: cfg, metadata: metadata, blobs: blobs, metrics: newMetrics(cfg.Metrics, cfg.Logger), now: time.Now, popularity: newPopularity()}
 	g.uploads = newLimiter(int64(cfg.MaxConcurrentUploads), cfg.LimitWait, errUploadsBusy, g.metrics.limit("uploads"))
 	g.pulls = newLimiter(int64(cfg.MaxConcurrentPulls), cfg.LimitWait, errPullsBusy, g.metrics.limit("pulls"))
 	g.manifests = newLimiter(cfg.ManifestBufferBytes, cfg.LimitWait, errUploadsBusy, g.metrics.limit("manifest_bytes"))

@@ -119,6 +119,10 @@ func (b *memoryBlobs) Read(_ context.Context, extents []*proto.Extent, offset, l
 	return io.NopCloser(bytes.NewReader(part)), nil
 }
 
+func (b *memoryBlobs) Pull(ctx context.Context, _ string, extents []*proto.Extent, offset, length uint64, _ bool) (io.ReadCloser, error) {
+	return b.Read(ctx, extents, offset, length)
+}
+
 type failingReader struct{ err error }
 
 func (f failingReader) Read([]byte) (int, error) { return 0, f.err }

@@ -35,7 +35,8 @@ type Home struct {
 	URL string
 	// Self says that it is this node.
 	Self bool
-	// AtHand says that this node needs no other to read the blob.
+	// AtHand says that this node needs no other to read the blob: it is in its cache, or whole on its
+	// disk.
 	AtHand bool
 }
 
@@ -52,6 +53,7 @@ const (
 	decidedSmall    decision = "small"    // not worth another request
 	decidedAtHand   decision = "at-hand"  // all of it is on this node's disk
 	decidedSelf     decision = "self"     // this is the home
+	decidedHot      decision = "hot"      // so popular that each node should have it
 	decidedNoHome   decision = "no-home"  // no other node is well and has a URL
 	decidedProxy    decision = "proxy"    // a proxy hides which scheme the client used
 	decidedScheme   decision = "scheme"   // from https to http, or the other way
@@ -89,6 +91,9 @@ func (g *gateway) redirectTarget(x *exchange, blob *proto.Blob) (target string, 
 	}
 	if why := whyNotThere(home.URL, x.origin); why != "" {
 		return "", why, nil
+	}
+	if !always && g.popularity.note(x.reference, g.now()) {
+		return "", decidedHot, nil
 	}
 	keys, err := g.metadata.SigningKeys()
 	if err != nil {

@@ -11,9 +11,12 @@ import (
 // sending is what sendExtents sends: spans of a blob, none of them empty, in the
 // order given.
 type sending struct {
+	digest  string
 	extents []*proto.Extent
-	spans   []span
-	status  int
+	// worthy says that this node should keep the blob whole.
+	worthy bool
+	spans  []span
+	status int
 	// head returns what stands before the bytes of a span; nil for nothing.
 	head func(span) string
 	// tail stands behind everything.
@@ -53,7 +56,7 @@ func (g *gateway) sendExtents(ctx context.Context, x *exchange, s sending) error
 	defer g.buffers.Put(buffer)
 	for len(s.spans) > 0 {
 		n, whole := s.run()
-		reader, err := g.blobs.Read(ctx, s.extents, whole.offset, whole.length)
+		reader, err := g.blobs.Pull(ctx, s.digest, s.extents, whole.offset, whole.length, s.worthy)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", x.reference, err)
 		}
@@ -114,16 +117,31 @@ type contentWriter struct {
 
 // Write implements io.Writer.
 func (c *contentWriter) Write(p []byte) (int, error) {
+	if err := c.begin(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// SendFile sends what a file has, on a plain connection without copying it.
+func (c *contentWriter) SendFile(file *io.LimitedReader) (int64, error) {
+	if err := c.begin(); err != nil {
+		return 0, err
+	}
+	return c.w.sendFile(file)
+}
+
+// begin writes what stands before the content.
+func (c *contentWriter) begin() error {
 	if !c.w.started() {
 		c.w.WriteHeader(c.status)
 	}
-	if c.head != "" {
-		if _, err := io.WriteString(c.w, c.head); err != nil {
-			return 0, err
-		}
-		c.head = ""
+	if c.head == "" {
+		return nil
 	}
-	return c.w.Write(p)
+	_, err := io.WriteString(c.w, c.head)
+	c.head = ""
+	return err
 }
 
 // discarding is io.Discard without its ReadFrom, which would bring a buffer of

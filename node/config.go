@@ -54,6 +54,9 @@ type Config struct {
 	// ReserveBytes stays free on the data folder's file system, so that the Raft
 	// log can always be written; 0 means 5 % of it, at most 4 GiB.
 	ReserveBytes uint64 `koanf:"reserve-bytes"`
+	// CacheBytes bounds the whole blobs that the node keeps, beside shards, to send them from its
+	// own disk; 0 for none. They never take more than half of what is free.
+	CacheBytes uint64 `koanf:"cache-bytes"`
 	// DownAfter is how long a node must have been unreachable before its shards are
 	// rebuilt on other nodes: longer than a restart or a short repair of the machine
 	// takes. The leader's counts, so that it should be the same on all nodes.
@@ -203,6 +206,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Parity:          -1,
+		CacheBytes:      32 << 30,
 		DownAfter:       5 * time.Minute,
 		Reads:           ReadsConsistent,
 		ShutdownTimeout: 30 * time.Second,

@@ -19,6 +19,7 @@ const (
 	raftDir      = "raft"
 	stateDir     = "state"
 	shardsDir    = "shards"
+	cacheDir     = "cache"
 )
 
 // identityFormat is the version of node.json.

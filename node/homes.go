@@ -14,6 +14,8 @@ type homes struct {
 	members func() []*atoll.Node
 	// serves tells whether clients that are sent to another node are served there.
 	serves func(member *atoll.Node) bool
+	// atHand tells whether this node needs no other to read a blob.
+	atHand func(digest string, extents []*atoll.Extent) bool
 }
 
 // Home implements gateway.Homes. A holder that clients can't reach, or that might
@@ -28,13 +30,5 @@ func (h homes) Home(digest string, extents []*atoll.Extent) gateway.Home {
 	}
 	nodes := slices.DeleteFunc(h.peers.Nodes(), func(n blobstore.NodeInfo) bool { return n.ID != self && urls[n.ID] == "" })
 	id := blobstore.Home(nodes, digest, extents)
-	return gateway.Home{URL: urls[id], Self: id == self, AtHand: atHand(self, extents)}
-}
-
-// atHand says whether a node can read all extents from its own disk: mirrored
-// ones of which it has a copy.
-func atHand(nodeID string, extents []*atoll.Extent) bool {
-	return !slices.ContainsFunc(extents, func(e *atoll.Extent) bool {
-		return e.GetLayout().GetDataShards() > 1 || !slices.Contains(e.GetHolders(), nodeID)
-	})
+	return gateway.Home{URL: urls[id], Self: id == self, AtHand: h.atHand(digest, extents)}
 }

@@ -46,7 +46,12 @@ func TestHomes(t *testing.T) {
 		p.known[member.Id] = &peer{answered: time.Now(), stats: &atoll.HeartbeatResponse{}}
 	}
 	var silent []string
-	h := homes{p, p.members, func(member *atoll.Node) bool { return !slices.Contains(silent, member.Id) }}
+	h := homes{
+		peers: p, members: p.members, serves: func(member *atoll.Node) bool { return !slices.Contains(silent, member.Id) },
+		atHand: func(digest string, extents []*atoll.Extent) bool {
+			return digest == "sha256:1" && slices.Contains(extents[0].Holders, "a")
+		},
+	}
 	home := func(holders ...string) gateway.Home {
 		return h.Home("sha256:1", []*atoll.Extent{{Holders: holders, Layout: &atoll.Layout{DataShards: 1}}})
 	}

@@ -359,6 +359,7 @@ func (p *parts) openServices(n *Node) (err error) {
 	}
 	cfg.Parity, cfg.CapacityBytes, cfg.ReserveBytes, cfg.BufferBytes = p.cfg.Parity, p.cfg.Capacity, p.cfg.ReserveBytes, p.cfg.Limits.BufferBytes
 	cfg.ScrubPeriod, cfg.ScrubBytesPerSecond = p.cfg.Scrub.Period, p.cfg.Scrub.BytesPerSecond
+	cfg.CacheDir, cfg.CacheBytes = filepath.Join(p.folder.path, cacheDir), p.cfg.CacheBytes
 	if n.tune != nil {
 		n.tune(&cfg)
 	}
@@ -368,7 +369,7 @@ func (p *parts) openServices(n *Node) (err error) {
 	}
 	p.closers = append(p.closers, p.blobs.Close)
 	known := &admin{self: p.self, store: p.store, replica: p.replica, blobs: p.blobs, peers: p.peers}
-	p.metrics.MustRegister(newClusterMetrics(p), newRepairMetrics(known.repair, p.blobs.ScrubStatus, p.component("metrics")))
+	p.metrics.MustRegister(newClusterMetrics(p), newRepairMetrics(known.repair, p.blobs.ScrubStatus, p.component("metrics")), newCacheMetrics(p.blobs.Cache))
 
 	p.rpc = newGRPCServer(p.clusterID, p.gate.mayCall)
 	p.replica.Register(p.rpc)
@@ -401,7 +402,7 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	p.handler = through(seam, gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
-		Homes: homes{p.peers, p.members, p.peers.servesClients}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
+		Homes: homes{p.peers, p.members, p.peers.servesClients, p.blobs.AtHand}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst, RequestsPerClient: p.cfg.Limits.RequestsPerClient,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,

@@ -56,7 +56,11 @@ func allowedImports() map[string]map[string]string {
 			"proto":           "records and commands",
 		},
 		"metadata/policy": {"proto": "the policy's record"},
-		"blobstore":       {"proto": "extents, and the shard service"},
+		"blobstore": {
+			"proto":           "extents, and the shard service",
+			"blobstore/cache": "whole blobs are kept",
+		},
+		"blobstore/cache": {},
 		"consensus":       {"proto": "its own service"},
 		"proto":           {},
 

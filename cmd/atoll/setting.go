@@ -35,6 +35,7 @@ func settings() []setting {
 		{"capacity", kindBytes, "how many bytes to offer for shards, which weighs the node in placement (default: the file system's size)"},
 		{"parity", kindNumber, "how many shards of an extent may be lost, 0 to 4; -1 takes it from the number of nodes"},
 		{"reserve-bytes", kindBytes, "bytes of the file system that shards leave free (default: 5 %, at most 4GiB)"},
+		{"cache-bytes", kindBytes, "bytes of whole blobs that the node keeps on its disk, beside shards, to send them from there; never more than half of what is free; 0 for none"},
 		{"down-after", kindDuration, "how long a node must have been unreachable before its shards are rebuilt on others"},
 		{"reads", kindText, "what tags and lists are answered without a quorum: 503 (consistent), or what the node knows, with a Warning (available)"},
 		{"shutdown-timeout", kindDuration, "how long running transfers may go on after a stop"},

@@ -182,6 +182,7 @@ func (c *Cluster) configure(first, n int, configure []func(*node.Config)) (membe
 		cfg.Cluster.Address = cfg.Cluster.Listen
 		cfg.Join, cfg.Bootstrap = addresses[n:n+first], n == 1
 		cfg.Cluster.CA, cfg.Cluster.Cert, cfg.Cluster.Key = certificates[i].CA, certificates[i].Cert, certificates[i].Key
+		cfg.CacheBytes = 0 // Most tests are about what is read from shards.
 		cfg.ShutdownTimeout, cfg.Registry.PlainHTTP, cfg.Auth.Enabled = 10*time.Second, true, false
 		for _, change := range configure {
 			change(&cfg)

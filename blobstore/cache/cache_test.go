@@ -1,0 +1,466 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+const patience = 10 * time.Second
+
+// rig is a cache over blobs that are in memory.
+type rig struct {
+	*Cache
+	t *testing.T
+	// reads counts what was read from the source, by digest.
+	mu       sync.Mutex // guards reads and contents
+	reads    map[string]int
+	contents map[string][]byte
+	room     atomic.Uint64
+	log      bytes.Buffer
+}
+
+func start(t *testing.T, dir string, bytes uint64) *rig {
+	t.Helper()
+	r := &rig{t: t, reads: make(map[string]int), contents: make(map[string][]byte)}
+	r.room.Store(1 << 40)
+	var err error
+	r.Cache, err = Open(Config{Dir: dir, Bytes: bytes, Room: func() (uint64, error) { return r.room.Load(), nil }, Logger: zerolog.New(zerolog.SyncWriter(&r.log))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// content is that of the blob with a name.
+func (r *rig) content(name string, size int) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.contents[name]) != size {
+		var seed [32]byte
+		copy(seed[:], name)
+		out := make([]byte, size)
+		_, _ = rand.NewChaCha8(seed).Read(out)
+		r.contents[name] = out
+	}
+	return r.contents[name]
+}
+
+// request is for all of a blob; wrap changes what its source returns.
+func (r *rig) request(digest string, size int, worthy bool, wrap func(io.Reader) io.Reader) Request {
+	all := r.content(digest, size)
+	return Request{
+		Digest: digest, Size: uint64(size), Length: uint64(size), Worthy: worthy,
+		Source: func(ctx context.Context, offset, length uint64) (io.ReadCloser, error) {
+			r.mu.Lock()
+			r.reads[digest]++
+			r.mu.Unlock()
+			var source io.Reader = bytes.NewReader(all[offset : offset+length])
+			if wrap != nil {
+				source = wrap(source)
+			}
+			return io.NopCloser(&untilDone{ctx, source}), nil
+		},
+	}
+}
+
+// untilDone fails once ctx ends.
+type untilDone struct {
+	ctx  context.Context
+	from io.Reader
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, u.ctx.Err()
+	}
+	return u.from.Read(p)
+}
+
+// mustRead reads what a request is for, which must come from the cache if cached is set, and must not
+// otherwise.
+func (r *rig) mustRead(request Request, cached bool) {
+	r.t.Helper()
+	reader := r.Open(r.t.Context(), request)
+	if (reader != nil) != cached {
+		r.t.Fatalf("%s is in the cache: %t", request.Digest, reader != nil)
+	}
+	if reader == nil {
+		return
+	}
+	defer reader.Close()
+	got := &comparing{want: r.content(request.Digest, int(request.Size))[request.Offset:][:request.Length]}
+	if _, err := reader.(io.WriterTo).WriteTo(&sender{Writer: got}); err != nil || len(got.want) > 0 {
+		r.t.Errorf("read %s: %v, %d bytes are missing", request.Digest, err, len(got.want))
+	}
+}
+
+// comparing fails unless what is written is what is wanted next.
+type comparing struct{ want []byte }
+
+func (c *comparing) Write(p []byte) (int, error) {
+	if !bytes.HasPrefix(c.want, p) {
+		return 0, errors.New("wrong bytes")
+	}
+	c.want = c.want[len(p):]
+	return len(p), nil
+}
+
+// sender takes files, and counts them.
+type sender struct {
+	io.Writer
+	files int
+}
+
+func (s *sender) SendFile(file *io.LimitedReader) (int64, error) {
+	s.files++
+	return io.Copy(s.Writer, file)
+}
+
+func (r *rig) eventually(what string, is func(Status) bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(patience); !is(r.Status()); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not so: %s: %+v", what, r.Status())
+		}
+	}
+}
+
+// A blob comes in while it is read, is read from its file after that, whole and in part, and is still
+// there after a restart, once it was read through.
+func TestFillAndHit(t *testing.T) {
+	for _, size := range []int{1, blockBytes - 1, blockBytes, blockBytes + 1, 3*blockBytes + 12345} {
+		dir := t.TempDir()
+		r := start(t, dir, 1<<30)
+		request := r.request("sha256:a", size, true, nil)
+		r.mustRead(request, true)
+		r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+		r.mustRead(request, true)
+		part := request
+		part.Offset, part.Length = uint64(size/3), uint64(size-size/3)
+		r.mustRead(part, true)
+		if s := r.Status(); s.Hits != 2 || s.Misses != 1 || s.Blobs != 1 || s.Bytes != uint64(size) || r.reads["sha256:a"] != 1 {
+			t.Errorf("%d bytes: %+v, read %d times", size, s, r.reads["sha256:a"])
+		}
+		r.Close()
+
+		again := start(t, dir, 1<<30)
+		if s := again.Status(); s.Blobs != 1 || s.Bytes != uint64(size) || again.Has("sha256:a") {
+			t.Errorf("after a restart: %+v", s)
+		}
+		again.mustRead(request, false)
+		again.eventually("it was read through", func(Status) bool { return again.Has("sha256:a") })
+		again.mustRead(request, true)
+		// An hour later it is read through again.
+		again.Cache.mu.Lock()
+		again.now = func() time.Time { return time.Now().Add(checkInterval) }
+		again.Cache.mu.Unlock()
+		if again.Has("sha256:a") {
+			t.Error("it counts as sound for ever")
+		}
+	}
+}
+
+// What is not worthy stays the second time, if that is soon, and parts don't bring a blob in.
+func TestSecondAsk(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	request := r.request("sha256:a", 1000, false, nil)
+	part := request
+	part.Length = 10
+	r.mustRead(request, true)
+	r.eventually("it is gone", func(s Status) bool { return s.Passed == 1 && s.Blobs == 0 && s.Bytes == 0 })
+	r.mustRead(part, false)
+	now := time.Now()
+	r.Cache.mu.Lock()
+	r.now = func() time.Time { return now.Add(askWindow) }
+	r.Cache.mu.Unlock()
+	r.mustRead(request, true)
+	r.eventually("it is gone", func(s Status) bool { return s.Passed == 2 && s.Blobs == 0 })
+	r.mustRead(request, true)
+	r.eventually("it stays", func(s Status) bool { return s.Fills == 1 && s.Blobs == 1 })
+	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != 1 {
+		t.Errorf("in the folder: %v, %v", files, err)
+	}
+}
+
+// Many readers of one blob cost one read of the source, wherever they come in.
+func TestJoin(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	const size, readers = 8 * blockBytes, 20
+	begun := make(chan struct{})
+	request := r.request("sha256:a", size, false, func(from io.Reader) io.Reader { <-begun; return from })
+	var all sync.WaitGroup
+	for range readers {
+		all.Go(func() { r.mustRead(request, true) })
+	}
+	r.eventually("some have joined", func(s Status) bool { return s.Joins > 0 })
+	close(begun)
+	all.Wait()
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+	if s := r.Status(); r.reads["sha256:a"] != 1 || s.Hits+s.Joins != readers-1 {
+		t.Errorf("read %d times: %+v", r.reads["sha256:a"], s)
+	}
+}
+
+// gate lets bytes through up to a limit, which may be raised.
+type gate struct {
+	from  io.Reader
+	limit chan int // tokens of bytes
+	have  int
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	if g.have == 0 {
+		more, ok := <-g.limit
+		if !ok {
+			return 0, errors.New("the source fails")
+		}
+		g.have = more
+	}
+	n, err := g.from.Read(p[:min(len(p), g.have)])
+	g.have -= n
+	return n, err
+}
+
+// A source that fails in the middle costs readers a second try of their own, from where they are.
+func TestSourceFails(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	first := true
+	request := r.request("sha256:a", 4*blockBytes, true, func(from io.Reader) io.Reader {
+		if !first {
+			return from
+		}
+		first = false
+		g := &gate{from: from, limit: make(chan int, 1)}
+		g.limit <- 2*blockBytes + 100
+		close(g.limit)
+		return g
+	})
+	r.mustRead(request, true)
+	r.eventually("it failed", func(s Status) bool { return s.Failed == 1 && s.Blobs == 0 && s.Bytes == 0 })
+	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) > 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+}
+
+// A blob of another size than its record says does not come in.
+func TestWrongSize(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	for size, change := range map[int]func(io.Reader) io.Reader{
+		1000: func(from io.Reader) io.Reader { return io.LimitReader(from, 999) },
+		2000: func(from io.Reader) io.Reader { return io.MultiReader(from, strings.NewReader("more")) },
+	} {
+		reader := r.Open(t.Context(), r.request(fmt.Sprint("sha256:", size), size, true, change))
+		_, _ = io.Copy(io.Discard, reader)
+		reader.Close()
+	}
+	r.eventually("both failed", func(s Status) bool { return s.Failed == 2 && s.Blobs == 0 })
+}
+
+// When nobody reads any more the fill ends, and the next reader begins another.
+func TestAbandoned(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	const size = 24 * blockBytes
+	reader := r.Open(t.Context(), r.request("sha256:a", size, true, nil))
+	if _, err := io.CopyN(io.Discard, reader, 3*blockBytes); err != nil {
+		t.Fatal(err)
+	}
+	reader.Close()
+	r.eventually("it is given up", func(s Status) bool { return s.Abandoned == 1 && s.Blobs == 0 && s.Bytes == 0 })
+	r.mustRead(r.request("sha256:a", size, true, nil), true)
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 && s.Bytes == size })
+	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != 1 {
+		t.Errorf("in the folder: %v, %v", files, err)
+	}
+}
+
+// counting counts what is read.
+type counting struct {
+	from io.Reader
+	n    *atomic.Int64
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// A fill is not much ahead of the reader that is farthest.
+func TestReadAhead(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	const size = 24 * blockBytes
+	var read atomic.Int64
+	request := r.request("sha256:a", size, true, func(from io.Reader) io.Reader { return &counting{from, &read} })
+	slow := r.Open(t.Context(), request)
+	defer slow.Close()
+	if _, err := io.CopyN(io.Discard, slow, 1); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("it is ahead", func(Status) bool { return read.Load() >= fillAhead })
+	if got := read.Load(); got > fillAhead+2*blockBytes {
+		t.Errorf("%d bytes were read for a reader that took one", got)
+	}
+	r.mustRead(request, true) // Who is faster is not held up.
+	if _, err := io.Copy(io.Discard, slow); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that goes away is not waited for, whatever the source does.
+func TestClientGone(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	g := &gate{limit: make(chan int)}
+	request := r.request("sha256:a", 4*blockBytes, true, func(from io.Reader) io.Reader { g.from = from; return g })
+	ctx, cancel := context.WithCancel(t.Context())
+	reader := r.Open(ctx, request)
+	result := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, reader); result <- err }()
+	g.limit <- 100
+	cancel()
+	select {
+	case err := <-result:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("it waits for ever")
+	}
+	reader.Close()
+	close(g.limit)
+}
+
+// The cache holds no more than it may, and what was not used for longest goes first.
+func TestBounds(t *testing.T) {
+	r := start(t, t.TempDir(), 4*blockBytes)
+	take := func(name string) {
+		t.Helper()
+		before := r.Status().Fills
+		r.mustRead(r.request(name, blockBytes, true, nil), true)
+		r.eventually("it came in", func(s Status) bool { return s.Fills == before+1 })
+	}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		take(name)
+	}
+	r.mustRead(r.request("a", blockBytes, true, nil), true)
+	take("e")
+	if s := r.Status(); s.Bytes != 4*blockBytes || s.Evicted != 1 || r.Has("b") || !r.Has("a") {
+		t.Errorf("%+v", s)
+	}
+	r.mustRead(r.request("large", blockBytes+1, true, nil), false)
+	// As the disk fills up, the cache shrinks.
+	r.room.Store(0)
+	r.adapt()
+	if s := r.Status(); s.Bytes != 2*blockBytes || s.LimitBytes != 2*blockBytes || !r.Has("e") {
+		t.Errorf("%+v", s)
+	}
+	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != 2 {
+		t.Errorf("in the folder: %v, %v", files, err)
+	}
+}
+
+// A blob that goes while it is read is read to its end.
+func TestEvictedWhileRead(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	request := r.request("sha256:a", 2*blockBytes, true, nil)
+	r.mustRead(request, true)
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+	reader := r.Open(t.Context(), request)
+	r.drop(fileName("sha256:a"))
+	got, err := io.ReadAll(reader)
+	if err != nil || !bytes.Equal(got, r.content("sha256:a", 2*blockBytes)) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	reader.Close()
+}
+
+// Rot in any byte of a file, and any other length, is found before the file is used after a start.
+func TestRot(t *testing.T) {
+	dir := t.TempDir()
+	const size = blockBytes + 100
+	r := start(t, dir, 1<<30)
+	r.mustRead(r.request("sha256:a", size, true, nil), true)
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+	r.Close()
+	path := filepath.Join(dir, fileName("sha256:a"))
+	sound, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkFile(t.Context(), path, size); err != nil {
+		t.Fatal(err)
+	}
+	damage := map[string]func() []byte{
+		"empty": func() []byte { return nil },
+		"short": func() []byte { return sound[:len(sound)-1] },
+		"long":  func() []byte { return append(bytes.Clone(sound), 0) },
+		"zeros": func() []byte { return make([]byte, len(sound)) },
+	}
+	for _, at := range []int{0, blockBytes - 1, blockBytes, size - 1, size, size + 7, len(sound) - 1} {
+		damage[fmt.Sprint("bit at ", at)] = func() []byte { rotten := bytes.Clone(sound); rotten[at] ^= 4; return rotten }
+	}
+	for name, rotten := range damage {
+		if err := os.WriteFile(path, rotten(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again := start(t, dir, 1<<30)
+		part := again.request("sha256:a", size, false, nil)
+		part.Length = 1 // which brings nothing in
+		again.mustRead(part, false)
+		again.eventually(name+": it is dropped", func(s Status) bool { return s.Blobs == 0 && s.Bytes == 0 })
+		again.Close()
+	}
+}
+
+// A file that is cut off while it is used ends nobody's read.
+func TestCutOffWhileUsed(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	request := r.request("sha256:a", 3*blockBytes, true, nil)
+	r.mustRead(request, true)
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+	if err := os.Truncate(r.path(fileName("sha256:a")), blockBytes+10); err != nil {
+		t.Fatal(err)
+	}
+	r.mustRead(request, true)
+	if r.Has("sha256:a") {
+		t.Error("it is still used")
+	}
+}
+
+// What an earlier process left unfinished is removed.
+func TestLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, unfinishedPrefix+"7"), make([]byte, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir, 1<<30)
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("in the folder: %v, %v", files, err)
+	}
+}
+
+func TestContentBytes(t *testing.T) {
+	for _, size := range []uint64{1, blockBytes - 1, blockBytes, blockBytes + 1, 1000*blockBytes + 7} {
+		file := int64(size) + int64(len(trailer(make([]uint32, blocks(size)), size)))
+		if got, ok := contentBytes(file); !ok || got != size {
+			t.Errorf("%d bytes make a file of %d, which is taken for one of %d, %t", size, file, got, ok)
+		}
+	}
+	if size, ok := contentBytes(footerBytes); ok {
+		t.Errorf("a footer alone is taken for a blob of %d bytes", size)
+	}
+}

@@ -1,0 +1,100 @@
+package cache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+)
+
+// A file has the blob's bytes; then the CRC32C of each block of them, the last of which may be
+// shorter, 4 bytes each; then the footer: "atollche", the blob's size in 8 bytes, and the CRC32C of
+// all checksums and the size in 4. Little endian.
+const (
+	blockBytes  = 1 << 20
+	magic       = "atollche"
+	footerBytes = 8 + 8 + 4
+	sumBytes    = 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errDamaged is that a file is not what was written.
+var errDamaged = errors.New("damaged")
+
+func blocks(size uint64) uint64 { return (size + blockBytes - 1) / blockBytes }
+
+// contentBytes returns the size of the blob in a file of so many bytes; ok is false if no blob
+// makes such a file.
+func contentBytes(fileBytes int64) (size uint64, ok bool) {
+	if fileBytes <= footerBytes {
+		return 0, false
+	}
+	rest := uint64(fileBytes - footerBytes) // size + 4 * blocks(size)
+	n := (rest + blockBytes + sumBytes - 1) / (blockBytes + sumBytes)
+	if rest <= n*sumBytes {
+		return 0, false
+	}
+	size = rest - n*sumBytes
+	return size, blocks(size) == n
+}
+
+// trailer returns what stands behind the blob's bytes.
+func trailer(sums []uint32, size uint64) []byte {
+	var out []byte
+	for _, sum := range sums {
+		out = binary.LittleEndian.AppendUint32(out, sum)
+	}
+	covered := crc32.Checksum(binary.LittleEndian.AppendUint64(out[:len(out):len(out)], size), castagnoli)
+	out = append(out, magic...)
+	out = binary.LittleEndian.AppendUint64(out, size)
+	return binary.LittleEndian.AppendUint32(out, covered)
+}
+
+// checkFile reads a file through. It fails with errDamaged, or as the disk does.
+func checkFile(ctx context.Context, path string, size uint64) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	sums, err := readSums(file, size)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, blockBytes)
+	for i, sum := range sums {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		offset := uint64(i) * blockBytes
+		block = block[:min(blockBytes, size-offset)]
+		if _, err := file.ReadAt(block, int64(offset)); err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+		if crc32.Checksum(block, castagnoli) != sum {
+			return fmt.Errorf("block %d: %w", i, errDamaged)
+		}
+	}
+	return nil
+}
+
+// readSums returns the checksums of a file for a blob of that size.
+func readSums(file *os.File, size uint64) ([]uint32, error) {
+	n := blocks(size)
+	raw := make([]byte, n*sumBytes+footerBytes)
+	if _, err := file.ReadAt(raw, int64(size)); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("checksums: %w", err)
+	}
+	sums := make([]uint32, n)
+	for i := range sums {
+		sums[i] = binary.LittleEndian.Uint32(raw[i*sumBytes:])
+	}
+	if string(raw) != string(trailer(sums, size)) {
+		return nil, fmt.Errorf("checksums: %w", errDamaged)
+	}
+	return sums, nil
+}

@@ -1,0 +1,215 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"sync"
+)
+
+// fillAhead is how far a fill may be ahead of the reader that is farthest, so that a blob is
+// not fetched for a client that has gone away.
+const fillAhead = 16 << 20
+
+var (
+	errAbandoned = errors.New("nobody reads it any more")
+	errPassed    = errors.New("one reader alone wanted it")
+	errSize      = errors.New("it has another size than its record says")
+)
+
+// fill writes a blob into a file, while readers follow.
+type fill struct {
+	cache *Cache
+	name  string
+	// path is the file's, until it is whole.
+	path   string
+	size   uint64
+	source Source
+	// keep says that the blob stays. The cache's lock guards it.
+	keep   bool
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// file, sum, inBlock and sums are the writer's: the file, the sum of the block that is being written and
+	// how many bytes that has so far, and the sums of those before.
+	file    *os.File
+	sum     uint32
+	inBlock int
+	sums    []uint32
+	total   uint64
+
+	mu sync.Mutex // guards what follows
+	// moved is signalled when any of it changes.
+	moved *sync.Cond
+	// written is how much of the blob is in the file, in whole blocks; farthest is how far a reader is.
+	written, farthest uint64
+	readers           int
+	ended             bool
+	err               error
+}
+
+// newFill returns a fill with one reader.
+func newFill(c *Cache, name, path string, r *Request) *fill {
+	f := &fill{cache: c, name: name, path: path, size: r.Size, source: r.Source, readers: 1}
+	f.moved = sync.NewCond(&f.mu)
+	f.ctx, f.cancel = context.WithCancel(c.ctx)
+	return f
+}
+
+// enter counts one more reader. It fails if the fill is over without a file.
+func (f *fill) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil || f.readers == 0 {
+		return false
+	}
+	f.readers++
+	return true
+}
+
+// leave takes a reader off. Without any, the fill ends.
+func (f *fill) leave() {
+	f.mu.Lock()
+	f.readers--
+	abandoned := f.readers == 0 && !f.ended
+	f.moved.Broadcast()
+	f.mu.Unlock()
+	if abandoned {
+		f.cancel()
+		f.cache.abandon(f)
+	}
+}
+
+// await returns how many bytes of the blob are in the file, once that is more than the reader has
+// had. It fails when the fill has failed, or ctx ended; wake must be called then.
+func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if had > f.farthest {
+		f.farthest = had
+		f.moved.Broadcast()
+	}
+	for f.written <= had && f.err == nil && ctx.Err() == nil {
+		f.moved.Wait()
+	}
+	switch {
+	case f.written > had:
+		return f.written, nil
+	case f.err != nil:
+		return 0, f.err
+	}
+	return 0, context.Cause(ctx)
+}
+
+// wake has all look again.
+func (f *fill) wake() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.moved.Broadcast()
+}
+
+// run fetches the blob, and keeps it if all goes well.
+func (f *fill) run() {
+	defer f.cancel()
+	stop := context.AfterFunc(f.ctx, f.wake)
+	defer stop()
+	err := f.fetch()
+	if f.file != nil {
+		err = errors.Join(err, f.file.Close())
+	}
+	if err == nil && !f.cache.isKept(f) {
+		err = errPassed
+	}
+	if err == nil {
+		// Readers have the file open, or find it under its new name.
+		err = os.Rename(f.path, f.cache.path(f.name))
+	}
+	if err != nil && f.file != nil {
+		err = errors.Join(err, os.Remove(f.path))
+	}
+	if err != nil && f.ctx.Err() == nil && !errors.Is(err, errPassed) {
+		f.cache.cfg.Logger.Warn().Err(err).Str("blob", f.name).Msg("blob did not come into the cache")
+	}
+	f.cache.settle(f, err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended, f.err = true, err
+	f.moved.Broadcast()
+}
+
+// fetch writes the file.
+func (f *fill) fetch() (err error) {
+	if f.file, err = os.OpenFile(f.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+		return err
+	}
+	reader, err := f.source(f.ctx, 0, f.size)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, reader)
+	_ = reader.Close() // It has nothing to say about what was read.
+	switch {
+	case err != nil:
+		return err
+	case f.total != f.size:
+		return fmt.Errorf("%d bytes of %d: %w", f.total, f.size, errSize)
+	}
+	if f.inBlock > 0 {
+		f.endBlock()
+	}
+	_, err = f.file.Write(trailer(f.sums, f.size))
+	return err
+}
+
+// Write takes the next bytes of the blob. It waits while it is too far ahead.
+func (f *fill) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		part := p[:min(len(p), blockBytes-f.inBlock)]
+		if f.inBlock == 0 {
+			if err := f.wait(); err != nil {
+				return n, err
+			}
+		}
+		if f.total+uint64(len(part)) > f.size {
+			return n, errSize
+		}
+		written, err := f.file.Write(part)
+		n += written
+		if err != nil {
+			return n, err
+		}
+		f.sum = crc32.Update(f.sum, castagnoli, part)
+		f.inBlock, f.total = f.inBlock+len(part), f.total+uint64(len(part))
+		if f.inBlock == blockBytes {
+			f.endBlock()
+		}
+		p = p[len(part):]
+	}
+	return n, nil
+}
+
+// endBlock lets readers have the block.
+func (f *fill) endBlock() {
+	f.sums = append(f.sums, f.sum)
+	f.sum, f.inBlock = 0, 0
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.written = f.total
+	f.moved.Broadcast()
+}
+
+// wait returns when the next block is wanted. It fails when nobody is left that could want it.
+func (f *fill) wait() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.readers > 0 && f.ctx.Err() == nil && f.written >= f.farthest+fillAhead {
+		f.moved.Wait()
+	}
+	if f.readers == 0 {
+		return errAbandoned
+	}
+	return context.Cause(f.ctx)
+}
