@@ -13,7 +13,7 @@ import (
 const (
 	// sendBytes is how much of a file is handed to a connection at once, so that its deadline is
 	// moved often enough for slow clients.
-	sendBytes = 512 << 10
+	sendBytes = 256 << 10
 	// copyBytes is how much is copied at once where a connection can't take a file.
 	copyBytes = 64 << 10
 )
