@@ -110,9 +110,7 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		directReads:   semaphore.NewWeighted(cfg.BufferBytes / directShare),
 	}
 	s.scrub = newScrub(s)
-	if s.cache, err = openCache(cfg, disks); err != nil {
-		return nil, errors.Join(fmt.Errorf("open blob store: %w", err), disks.close())
-	}
+	s.cache = openCache(cfg, disks.all[0])
 	return s, nil
 }
 

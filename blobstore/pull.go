@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/atollregistry/atoll/blobstore/cache"
@@ -13,18 +14,36 @@ import (
 // CacheStatus tells of the cache.
 type CacheStatus = cache.Status
 
-// openCache opens the cache of whole blobs; nil if there is to be none.
-func openCache(cfg Config, disks *disks) (*cache.Cache, error) {
+// IsReadError says whether an error of sending a file is of the file, not of the connection.
+func IsReadError(err error) bool { return cache.IsReadError(err) }
+
+// openCache opens the cache of whole blobs; nil if there is to be none, or it can't be had: the node is better
+// off without than not at all.
+func openCache(cfg Config, first *Disk) *cache.Cache {
 	if cfg.CacheBytes == 0 {
-		return nil, nil
+		if err := os.RemoveAll(cfg.CacheDir); err != nil {
+			cfg.Logger.Warn().Err(err).Msg("could not remove the cache that there was")
+		}
+		return nil
 	}
-	return cache.Open(cache.Config{
-		Dir: cfg.CacheDir, Bytes: cfg.CacheBytes, Logger: cfg.Logger,
+	opened, err := cache.Open(cache.Config{
+		Dir: cfg.CacheDir, Bytes: cfg.CacheBytes, Logger: cfg.Logger, RequireSpace: first.requireSpace,
 		Room: func() (uint64, error) {
-			free, _, err := disks.all[0].Space()
+			if fault := first.retired(); fault != nil {
+				return 0, fault
+			}
+			if first.resting() {
+				return 0, ErrDisk
+			}
+			free, _, _, err := first.room()
 			return free, err
 		},
 	})
+	if err != nil {
+		cfg.Logger.Error().Err(err).Msg("blobs are sent without a cache")
+		return nil
+	}
+	return opened
 }
 
 // Pull is Read for a client, of a blob with a digest: it may come from this node's cache,
@@ -38,13 +57,16 @@ func (s *Store) Pull(ctx context.Context, digest string, extents []*proto.Extent
 	if offset > size || length > size-offset {
 		return nil, fmt.Errorf("read blob: %d bytes from %d of %d: %w", length, offset, size, ErrInvalid)
 	}
-	worthy = worthy || Home(s.cluster.Nodes(), digest, extents) == s.cluster.Self()
-	cached := s.cache.Open(ctx, cache.Request{
+	request := cache.Request{
 		Digest: digest, Size: size, Offset: offset, Length: length, Worthy: worthy,
 		Source: func(ctx context.Context, offset, length uint64) (io.ReadCloser, error) {
 			return s.Read(ctx, extents, offset, length)
 		},
-	})
+	}
+	if !worthy && request.Whole() {
+		request.Worthy = Home(s.cluster.Nodes(), digest, extents) == s.cluster.Self()
+	}
+	cached := s.cache.Open(ctx, request)
 	if cached == nil {
 		return s.Read(ctx, extents, offset, length)
 	}
@@ -69,6 +91,11 @@ func (s *Store) isMirroredHere(extents []*proto.Extent) bool {
 	return !slices.ContainsFunc(extents, func(e *proto.Extent) bool {
 		return e.GetLayout().GetDataShards() > 1 || !slices.Contains(e.GetHolders(), s.cluster.Self())
 	})
+}
+
+// Keeps says whether this node could keep the blob whole.
+func (s *Store) Keeps(extents []*proto.Extent) bool {
+	return s.cache != nil && s.cache.Takes(blobSize(extents))
 }
 
 // Cache tells of the cache; ok is false if there is none.

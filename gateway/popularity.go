@@ -9,9 +9,8 @@ import (
 )
 
 const (
-	// hotAsks is how often a blob must be asked for at a node, within hotWindow, to be served there and
-	// kept, instead of sending everybody to its home: what one popular image weighs then, all
-	// nodes carry.
+	// hotAsks is how many clients that ask a node for a blob within hotWindow are sent to its home. Those
+	// after them are served there, and the blob is kept: what one popular image weighs, all nodes carry.
 	hotAsks   = 8
 	hotWindow = 10 * time.Minute
 	// maxHot bounds the blobs that are counted.
@@ -38,8 +37,7 @@ func newPopularity() *popularity {
 	return &popularity{asks: asks}
 }
 
-// note counts one more question for a blob, and says whether it is hot. It is as long as
-// it is asked for as often in each window.
+// note counts one more question for a blob, and says whether it is hot.
 func (p *popularity) note(digest string, now time.Time) (hot bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -38,6 +38,8 @@ type Home struct {
 	// AtHand says that this node needs no other to read the blob: it is in its cache, or whole on its
 	// disk.
 	AtHand bool
+	// Keeps says that this node could keep the blob whole.
+	Keeps bool
 }
 
 // decision is why a GET was redirected or not, as a label of metrics.
@@ -92,7 +94,7 @@ func (g *gateway) redirectTarget(x *exchange, blob *proto.Blob) (target string, 
 	if why := whyNotThere(home.URL, x.origin); why != "" {
 		return "", why, nil
 	}
-	if !always && g.popularity.note(x.reference, g.now()) {
+	if !always && home.Keeps && g.popularity.note(x.reference, g.now()) {
 		return "", decidedHot, nil
 	}
 	keys, err := g.metadata.SigningKeys()

@@ -1,11 +1,11 @@
 package gateway
 
 import (
-	"errors"
 	"io"
 	"net/http"
-	"syscall"
 	"time"
+
+	"github.com/atollregistry/atoll/blobstore"
 )
 
 // response writes a reply. It bounds how long a client may take none of it, and
@@ -59,7 +59,7 @@ func (w *response) sendFile(file *io.LimitedReader) (int64, error) {
 	n, err := to.ReadFrom(file)
 	w.written += uint64(n)
 	// A disk's error is none of the connection.
-	if err != nil && w.err == nil && !errors.Is(err, syscall.EIO) {
+	if err != nil && w.err == nil && !blobstore.IsReadError(err) {
 		w.err = err
 	}
 	return n, err

@@ -60,10 +60,7 @@ func (g *gateway) sendExtents(ctx context.Context, x *exchange, s sending) error
 		if err != nil {
 			return fmt.Errorf("open %s: %w", x.reference, err)
 		}
-		err = s.copySpans(x, reader, n, *buffer)
-		// Closing a reader has nothing to say about what was read.
-		_ = reader.Close()
-		if err != nil {
+		if err := s.copyFrom(x, reader, n, *buffer); err != nil {
 			return err
 		}
 	}
@@ -71,6 +68,12 @@ func (g *gateway) sendExtents(ctx context.Context, x *exchange, s sending) error
 		_, _ = io.WriteString(x.w, s.tail) // A client that is gone is seen in x.w.err.
 	}
 	return nil
+}
+
+// copyFrom is copySpans with a reader that is closed after that, whatever happens.
+func (s *sending) copyFrom(x *exchange, reader io.ReadCloser, n int, buffer []byte) error {
+	defer func() { _ = reader.Close() }() // It has nothing to say about what was read.
+	return s.copySpans(x, reader, n, buffer)
 }
 
 // copySpans sends the first n spans from a reader that begins with the first of

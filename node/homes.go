@@ -16,6 +16,8 @@ type homes struct {
 	serves func(member *atoll.Node) bool
 	// atHand tells whether this node needs no other to read a blob.
 	atHand func(digest string, extents []*atoll.Extent) bool
+	// keeps tells whether this node could keep a blob whole.
+	keeps func(extents []*atoll.Extent) bool
 }
 
 // Home implements gateway.Homes. A holder that clients can't reach, or that might
@@ -30,5 +32,5 @@ func (h homes) Home(digest string, extents []*atoll.Extent) gateway.Home {
 	}
 	nodes := slices.DeleteFunc(h.peers.Nodes(), func(n blobstore.NodeInfo) bool { return n.ID != self && urls[n.ID] == "" })
 	id := blobstore.Home(nodes, digest, extents)
-	return gateway.Home{URL: urls[id], Self: id == self, AtHand: h.atHand(digest, extents)}
+	return gateway.Home{URL: urls[id], Self: id == self, AtHand: h.atHand(digest, extents), Keeps: h.keeps(extents)}
 }

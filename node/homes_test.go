@@ -51,6 +51,7 @@ func TestHomes(t *testing.T) {
 		atHand: func(digest string, extents []*atoll.Extent) bool {
 			return digest == "sha256:1" && slices.Contains(extents[0].Holders, "a")
 		},
+		keeps: func([]*atoll.Extent) bool { return false },
 	}
 	home := func(holders ...string) gateway.Home {
 		return h.Home("sha256:1", []*atoll.Extent{{Holders: holders, Layout: &atoll.Layout{DataShards: 1}}})

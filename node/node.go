@@ -402,7 +402,7 @@ func (p *parts) openGateway(seam func(http.Handler) http.Handler) (err error) {
 	p.handler = through(seam, gateway.New(gateway.Config{
 		Logger: logger, Metrics: p.metrics,
 		MaxConcurrentUploads: p.cfg.Limits.Uploads, MaxConcurrentPulls: p.cfg.Limits.Pulls,
-		Homes: homes{p.peers, p.members, p.peers.servesClients, p.blobs.AtHand}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
+		Homes: homes{p.peers, p.members, p.peers.servesClients, p.blobs.AtHand, p.blobs.Keeps}, Redirect: gateway.RedirectMode(p.cfg.Registry.Redirect),
 		RedirectMinBytes: p.cfg.Registry.RedirectMinBytes, RedirectTTL: p.cfg.Registry.RedirectTTL, TrustedProxies: proxies,
 		RequestsPerSecond: p.cfg.Limits.RequestsPerSecond, RequestBurst: p.cfg.Limits.RequestBurst, RequestsPerClient: p.cfg.Limits.RequestsPerClient,
 		RequireIndexChildren: p.cfg.Registry.RequireIndexChildren,

@@ -4,8 +4,7 @@
 //
 // A blob comes in while the first client reads it (fill.go): one goroutine writes the file, and
 // all clients that ask for the blob meanwhile follow it, each from where it is. So many readers cost
-// one read of the shards. If nobody else has asked for it by the end it goes again, before the disk has
-// seen much of it, so that what is read once does not take the place of what is read often. Every file has
+// one read of the shards. If nobody else has asked for it by the end it goes again, so that what is read once does not take the place of what is read often. Every file has
 // a checksum for each of its blocks (file.go), by which it is checked before it is first used after a
 // start, and again once an hour.
 package cache
@@ -18,9 +17,10 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -28,7 +28,8 @@ import (
 )
 
 const (
-	// blobShare is the part of the cache, one in so many bytes, that one blob may take.
+	// blobShare is the part of the cache, one in so many bytes, that one blob may take, and that all blobs
+	// together may take that came in for one reader and may not stay.
 	blobShare = 4
 	// roomShare is the part of what is free, the cache included, that the cache may take: one in
 	// so many bytes. So it gives way to shards as the disk fills up.
@@ -41,10 +42,10 @@ const (
 	// is how long that counts: a blob that is asked for twice in that time is kept.
 	maxAsks   = 8192
 	askWindow = 10 * time.Minute
-	// checkInterval is how long a file is sent without being read through again.
+	// checkInterval is after how long a file is read through again, and trustInterval how long it is
+	// sent without that: the difference is the time that it may take.
 	checkInterval = time.Hour
-	// unfinishedPrefix begins the names of files that are being written.
-	unfinishedPrefix = "tmp-"
+	trustInterval = 2 * time.Hour
 )
 
 // Config is what a cache needs to know.
@@ -53,9 +54,12 @@ type Config struct {
 	Dir string
 	// Bytes bounds what the cache holds.
 	Bytes uint64
-	// Room returns the bytes of the file system that are free and may be used.
-	Room   func() (uint64, error)
-	Logger zerolog.Logger
+	// Room returns the bytes of the file system that are free and may be used. While it fails nothing
+	// comes in.
+	Room func() (uint64, error)
+	// RequireSpace fails unless so many bytes may be written now. It is asked for every block.
+	RequireSpace func(bytes int) error
+	Logger       zerolog.Logger
 }
 
 // Source reads length bytes of a blob from offset on, without the cache. What it returns is
@@ -79,8 +83,6 @@ type Status struct {
 type Cache struct {
 	cfg Config
 	now func() time.Time
-	// limit is what the cache may hold now.
-	limit atomic.Uint64
 	// checks has room for one: so many files are read through at once.
 	checks chan struct{}
 	ctx    context.Context
@@ -88,21 +90,24 @@ type Cache struct {
 	work   sync.WaitGroup
 
 	mu sync.Mutex // guards what follows
+	// limit is what the cache may hold now. Nothing comes in while paused.
+	limit  uint64
+	paused bool
 	// blobs are whole, the one that was not used for longest first; fills are coming in.
 	blobs *simplelru.LRU[string, *blob]
 	fills map[string]*fill
-	// used are the bytes of both.
-	used   uint64
-	asks   *simplelru.LRU[string, time.Time]
-	serial uint64
-	status Status
-	closed bool
+	// kept are the bytes of blobs, and of fills that stay; passing are those of the other fills.
+	kept, passing uint64
+	asks          *simplelru.LRU[string, time.Time]
+	serial        uint64
+	status        Status
+	closed        bool
 }
 
 // blob is a file that is whole.
 type blob struct {
-	name string
-	size uint64
+	name, path string
+	size       uint64
 	// checked is when it was last known to be sound; zero after a start.
 	checked  time.Time
 	checking bool
@@ -135,34 +140,66 @@ func (c *Cache) load() error {
 	if err != nil {
 		return err
 	}
+	type found struct {
+		*blob
+		changed time.Time
+	}
+	var all []found
 	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil {
-			return err
+		path := filepath.Join(c.cfg.Dir, entry.Name())
+		name, serial, ok := strings.Cut(entry.Name(), serialMark)
+		number, err := strconv.ParseUint(serial, 10, 64)
+		info, infoErr := entry.Info()
+		if !ok || err != nil || infoErr != nil || !entry.Type().IsRegular() {
+			continue // not the cache's
 		}
-		size, ok := contentBytes(info.Size())
-		if !ok || !entry.Type().IsRegular() || strings.HasPrefix(entry.Name(), unfinishedPrefix) {
-			if err := os.RemoveAll(filepath.Join(c.cfg.Dir, entry.Name())); err != nil {
-				return err
-			}
+		c.serial = max(c.serial, number)
+		size, err := fileBlobBytes(path, name)
+		if err != nil { // It was not finished.
+			c.unlink(path)
 			continue
 		}
-		c.blobs.Add(entry.Name(), &blob{name: entry.Name(), size: size})
-		c.used += size
+		all = append(all, found{&blob{name: name, path: path, size: size}, info.ModTime()})
+	}
+	slices.SortFunc(all, func(a, b found) int { return a.changed.Compare(b.changed) })
+	for _, one := range all {
+		c.unlink(c.put(one.blob)...)
+		c.kept += one.size
 	}
 	return nil
 }
 
-// Run keeps the cache within its bounds until ctx ends.
+// serialMark is between the name of a blob and the number of its file: no two files have had the
+// same name, so that whoever removes one late removes no other.
+const serialMark = "."
+
+// put makes a blob known, and returns the path of the one that it takes the place of. The caller
+// counts its bytes, and holds the lock.
+func (c *Cache) put(b *blob) (dropped []string) {
+	if old, ok := c.blobs.Peek(b.name); ok {
+		c.kept -= old.size
+		dropped = append(dropped, old.path)
+	}
+	c.blobs.Add(b.name, b)
+	return dropped
+}
+
+// Run keeps the cache within its bounds until ctx ends. It leaves behind what hangs in a disk.
 func (c *Cache) Run(ctx context.Context) {
 	ticker := time.NewTicker(roomInterval)
 	defer ticker.Stop()
+	idle := make(chan struct{}, 1)
+	idle <- struct{}{}
 	for {
 		select {
 		case <-ticker.C:
-			c.adapt()
 		case <-ctx.Done():
 			return
+		}
+		select {
+		case <-idle:
+			go func() { c.adapt(); idle <- struct{}{} }()
+		default: // The last look goes on.
 		}
 	}
 }
@@ -170,55 +207,67 @@ func (c *Cache) Run(ctx context.Context) {
 // adapt finds out how much the cache may hold, and drops what is more.
 func (c *Cache) adapt() {
 	room, err := c.cfg.Room()
-	if err != nil {
-		room = 0
-	}
 	c.mu.Lock()
-	limit := min(c.cfg.Bytes, (room+c.used)/roomShare)
-	c.limit.Store(limit)
-	dropped := c.makeRoom(0, limit)
+	if c.paused = err != nil; c.paused {
+		c.mu.Unlock()
+		return
+	}
+	stored := c.kept + c.passing
+	for _, f := range c.fills {
+		stored -= f.size - f.stored()
+	}
+	c.limit = min(c.cfg.Bytes, (room+stored)/roomShare)
+	dropped := c.makeRoom(0)
 	c.mu.Unlock()
-	c.remove(dropped)
+	c.unlink(dropped...)
 }
 
-// makeRoom forgets blobs until so many bytes more fit, and returns their names. The caller
+// keepLimit is what blobs that stay may take.
+func (c *Cache) keepLimit() uint64 { return c.limit - c.limit/blobShare }
+
+// makeRoom forgets blobs until so many bytes more fit, and returns their paths. The caller
 // holds the lock, and removes the files when it does not.
-func (c *Cache) makeRoom(bytes, limit uint64) (dropped []string) {
-	for c.used+bytes > limit {
-		name, oldest, ok := c.blobs.RemoveOldest()
+func (c *Cache) makeRoom(bytes uint64) (dropped []string) {
+	for c.kept+bytes > c.keepLimit() {
+		_, oldest, ok := c.blobs.RemoveOldest()
 		if !ok {
 			break
 		}
-		c.used -= oldest.size
+		c.kept -= oldest.size
 		c.status.Evicted++
-		dropped = append(dropped, name)
+		dropped = append(dropped, oldest.path)
 	}
 	return dropped
 }
 
-func (c *Cache) remove(names []string) {
-	for _, name := range names {
-		if err := os.Remove(c.path(name)); err != nil {
+func (c *Cache) unlink(paths ...string) {
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil {
 			c.cfg.Logger.Warn().Err(err).Msg("could not remove a file of the cache")
 		}
 	}
 }
 
-// fileName is what the file of a blob is called.
-func fileName(digest string) string { return strings.ReplaceAll(digest, ":", "-") }
-
-func (c *Cache) path(name string) string { return filepath.Join(c.cfg.Dir, name) }
+// blobName is what a blob is called in the cache.
+func blobName(digest string) string { return strings.ReplaceAll(digest, ":", "-") }
 
 // Has says whether a blob is here, and sound as far as is known.
 func (c *Cache) Has(digest string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, ok := c.blobs.Peek(fileName(digest))
-	return ok && c.isFresh(b)
+	b, ok := c.blobs.Peek(blobName(digest))
+	return ok && c.trusts(b)
 }
 
-func (c *Cache) isFresh(b *blob) bool {
-	return !b.checked.IsZero() && c.now().Sub(b.checked) < checkInterval
+// Takes says whether a blob of so many bytes could come in.
+func (c *Cache) Takes(size uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.paused && size <= c.limit/blobShare
+}
+
+func (c *Cache) trusts(b *blob) bool {
+	return !b.checked.IsZero() && c.now().Sub(b.checked) < trustInterval
 }
 
 // Request is what is wanted of a blob.
@@ -231,43 +280,40 @@ type Request struct {
 	Source Source
 }
 
-// whole says that all of the blob is wanted.
-func (r *Request) whole() bool { return r.Offset == 0 && r.Length == r.Size }
+// Whole says that all of the blob is wanted.
+func (r *Request) Whole() bool { return r.Offset == 0 && r.Length == r.Size }
 
 // Open returns a reader of what is wanted, if the blob is here or comes in now; nil if
 // the caller has to read it without the cache. The reader must be closed, and is for one
-// goroutine. It also has WriteTo, which hands the file to a writer that has SendFile.
+// goroutine. It also has WriteTo, which hands the file to a Sender.
 func (c *Cache) Open(ctx context.Context, r Request) io.ReadCloser {
-	name := fileName(r.Digest)
+	name := blobName(r.Digest)
 	c.mu.Lock()
-	if b, ok := c.blobs.Get(name); ok {
-		usable := b.size == r.Size && c.isFresh(b)
-		if !usable {
-			c.status.Misses++
+	if b, ok := c.blobs.Get(name); ok && b.size == r.Size {
+		if c.now().Sub(b.checked) >= checkInterval {
 			c.check(b)
 		}
-		c.mu.Unlock()
-		switch {
-		case usable:
-			return c.openBlob(ctx, r, name)
-		case b.size != r.Size: // The file was cut, or made longer.
-			c.drop(name)
+		if c.trusts(b) {
+			c.mu.Unlock()
+			return c.openBlob(ctx, r, b)
 		}
-		return nil
 	}
 	f, dropped := c.join(name, &r)
 	c.mu.Unlock()
-	c.remove(dropped)
+	c.unlink(dropped...)
 	if f == nil {
 		return nil
 	}
-	return newReader(ctx, c, r, f)
+	return newReader(ctx, c, r, nil, f)
 }
 
-// openBlob returns a reader of a blob that is whole; nil if it has just been dropped.
-func (c *Cache) openBlob(ctx context.Context, r Request, name string) io.ReadCloser {
-	reader := newReader(ctx, c, r, nil)
-	err := reader.open(c.path(name))
+// openBlob returns a reader of a blob that is whole; nil if its file can't be had.
+func (c *Cache) openBlob(ctx context.Context, r Request, b *blob) io.ReadCloser {
+	reader := newReader(ctx, c, r, b, nil)
+	err := reader.open(b.path)
+	if err != nil {
+		c.drop(b, err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -279,29 +325,42 @@ func (c *Cache) openBlob(ctx context.Context, r Request, name string) io.ReadClo
 }
 
 // join returns the fill of a blob, with this reader counted, and begins one if there
-// is none and the blob is worth it. The caller holds the lock, and removes the files dropped.
+// is none and there is room. The caller holds the lock, and removes the files dropped.
 func (c *Cache) join(name string, r *Request) (f *fill, dropped []string) {
-	if f = c.fills[name]; f != nil && r.whole() && f.size == r.Size && f.enter() {
-		f.keep = true
+	if f = c.fills[name]; f != nil && r.Whole() && f.size == r.Size && f.enter() {
 		c.status.Joins++
-		return f, nil
+		return f, c.keep(f)
 	}
 	c.status.Misses++
-	limit := c.limit.Load()
-	if c.closed || f != nil || !r.whole() || r.Size > limit/blobShare || len(c.fills) >= maxFills {
+	if f != nil || c.closed || c.paused || !r.Whole() || r.Size > c.limit/blobShare || len(c.fills) >= maxFills {
 		return nil, nil
 	}
-	dropped = c.makeRoom(r.Size, limit)
-	if c.used+r.Size > limit {
-		return nil, dropped
+	stays := c.ask(name) || r.Worthy
+	if !stays && c.passing+r.Size > c.limit/blobShare {
+		return nil, nil
 	}
-	c.used += r.Size
 	c.serial++
-	f = newFill(c, name, c.path(fmt.Sprintf("%s%d", unfinishedPrefix, c.serial)), r)
-	f.keep = c.ask(name) || r.Worthy
+	path := filepath.Join(c.cfg.Dir, name+serialMark+strconv.FormatUint(c.serial, 10))
+	f = newFill(c, name, path, r)
+	c.passing += f.size
 	c.fills[name] = f
+	if stays {
+		dropped = c.keep(f)
+	}
 	c.work.Go(f.run)
 	return f, dropped
+}
+
+// keep has a fill stay. The caller holds the lock, and removes the files dropped.
+func (c *Cache) keep(f *fill) (dropped []string) {
+	if f.keep {
+		return nil
+	}
+	f.keep = true
+	c.passing -= f.size
+	dropped = c.makeRoom(f.size)
+	c.kept += f.size
+	return dropped
 }
 
 // ask notes that a blob was asked for, and says whether it was before, not long ago. The caller holds
@@ -317,59 +376,72 @@ func (c *Cache) ask(name string) bool {
 func (c *Cache) isKept(f *fill) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !f.keep && c.fills[f.name] == f {
-		delete(c.fills, f.name)
+	if !f.keep {
+		c.forget(f)
 	}
 	return f.keep
+}
+
+// forget takes a fill off, so that nobody joins it any more. The caller holds the lock.
+func (c *Cache) forget(f *fill) {
+	if c.fills[f.name] == f {
+		delete(c.fills, f.name)
+	}
 }
 
 // settle ends a fill: its blob is here from now on, or it failed.
 func (c *Cache) settle(f *fill, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fills[f.name] == f {
-		delete(c.fills, f.name)
-	}
-	if err != nil {
-		c.used -= f.size
-		switch {
-		case errors.Is(err, errPassed):
-			c.status.Passed++
-		case f.ctx.Err() != nil:
-			c.status.Abandoned++
-		default:
-			c.status.Failed++
+	c.forget(f)
+	var dropped []string
+	if err == nil {
+		c.status.Fills++
+		dropped = c.put(&blob{name: f.name, path: f.path, size: f.size, checked: c.now()})
+	} else {
+		c.countFailure(f, err)
+		if f.keep {
+			c.kept -= f.size
+		} else {
+			c.passing -= f.size
 		}
-		return
 	}
-	if old, ok := c.blobs.Peek(f.name); ok { // Its file has been replaced.
-		c.used -= old.size
+	c.mu.Unlock()
+	c.unlink(dropped...)
+}
+
+func (c *Cache) countFailure(f *fill, err error) {
+	switch {
+	case errors.Is(err, errPassed):
+		c.status.Passed++
+	case f.ctx.Err() != nil:
+		c.status.Abandoned++
+	default:
+		c.status.Failed++
 	}
-	c.blobs.Add(f.name, &blob{name: f.name, size: f.size, checked: c.now()})
-	c.status.Fills++
 }
 
 // abandon forgets a fill that nobody follows any more, so that the next reader begins another.
 func (c *Cache) abandon(f *fill) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fills[f.name] == f {
-		delete(c.fills, f.name)
-	}
+	c.forget(f)
 }
 
-// drop forgets a blob whose file is not what it should be.
-func (c *Cache) drop(name string) {
+// drop forgets a blob whose file can't be read, or is not what it should be. One that was evicted
+// meanwhile is no loss.
+func (c *Cache) drop(b *blob, why error) {
 	c.mu.Lock()
-	b, ok := c.blobs.Peek(name)
-	if ok {
-		c.blobs.Remove(name)
-		c.used -= b.size
+	current, ok := c.blobs.Peek(b.name)
+	dropped := ok && current == b
+	if dropped {
+		c.blobs.Remove(b.name)
+		c.kept -= b.size
 		c.status.Rotten++
 	}
 	c.mu.Unlock()
-	if ok {
-		c.remove([]string{name})
+	if dropped {
+		c.cfg.Logger.Warn().Err(why).Str("blob", b.name).Msg("a blob in the cache can't be read as it was written, and is dropped")
+		c.unlink(b.path)
 	}
 }
 
@@ -386,13 +458,12 @@ func (c *Cache) check(b *blob) {
 		case <-c.ctx.Done():
 			return
 		}
-		err := checkFile(c.ctx, c.path(b.name), b.size)
+		err := checkFile(c.ctx, b.path, b.name, b.size)
 		if c.ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			c.cfg.Logger.Warn().Err(err).Str("blob", b.name).Msg("a blob in the cache is not what it was, and is dropped")
-			c.drop(b.name)
+			c.drop(b, err)
 			return
 		}
 		c.mu.Lock()
@@ -406,7 +477,7 @@ func (c *Cache) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.status
-	s.Blobs, s.Bytes, s.LimitBytes = uint64(c.blobs.Len()+len(c.fills)), c.used, c.limit.Load()
+	s.Blobs, s.Bytes, s.LimitBytes = uint64(c.blobs.Len()+len(c.fills)), c.kept+c.passing, c.limit
 	return s
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type rig struct {
 	reads    map[string]int
 	contents map[string][]byte
 	room     atomic.Uint64
+	roomErr  error
+	full     atomic.Bool
 	log      bytes.Buffer
 }
 
@@ -38,12 +41,44 @@ func start(t *testing.T, dir string, bytes uint64) *rig {
 	r := &rig{t: t, reads: make(map[string]int), contents: make(map[string][]byte)}
 	r.room.Store(1 << 40)
 	var err error
-	r.Cache, err = Open(Config{Dir: dir, Bytes: bytes, Room: func() (uint64, error) { return r.room.Load(), nil }, Logger: zerolog.New(zerolog.SyncWriter(&r.log))})
+	r.Cache, err = Open(Config{Dir: dir, Bytes: bytes, Room: func() (uint64, error) { return r.room.Load(), r.roomErr }, RequireSpace: func(int) error { return r.spaceErr() }, Logger: zerolog.New(zerolog.SyncWriter(&r.log))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
 	return r
+}
+
+func (r *rig) spaceErr() error {
+	if r.full.Load() {
+		return errors.New("no space")
+	}
+	return nil
+}
+
+// file returns the path of a blob's file.
+func (r *rig) file(digest string) string {
+	r.t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.cfg.Dir, blobName(digest)+serialMark+"*"))
+	if err != nil || len(files) != 1 {
+		r.t.Fatalf("files of %s: %v, %v", digest, files, err)
+	}
+	return files[0]
+}
+
+// set changes something that the cache's lock guards.
+func (r *rig) set(change func()) {
+	r.Cache.mu.Lock()
+	defer r.Cache.mu.Unlock()
+	change()
+}
+
+// checkedBefore says whether the one blob was last checked before a time.
+func (r *rig) checkedBefore(then time.Time) bool {
+	r.Cache.mu.Lock()
+	defer r.Cache.mu.Unlock()
+	_, b, _ := r.blobs.GetOldest()
+	return b.checked.Before(then)
 }
 
 // content is that of the blob with a name.
@@ -162,13 +197,16 @@ func TestFillAndHit(t *testing.T) {
 		if s := again.Status(); s.Blobs != 1 || s.Bytes != uint64(size) || again.Has("sha256:a") {
 			t.Errorf("after a restart: %+v", s)
 		}
-		again.mustRead(request, false)
+		part.Length = 0
+		again.mustRead(part, false)
 		again.eventually("it was read through", func(Status) bool { return again.Has("sha256:a") })
 		again.mustRead(request, true)
-		// An hour later it is read through again.
-		again.Cache.mu.Lock()
-		again.now = func() time.Time { return time.Now().Add(checkInterval) }
-		again.Cache.mu.Unlock()
+		// An hour later it is read through again, while it is used.
+		later := time.Now().Add(checkInterval)
+		again.set(func() { again.now = func() time.Time { return later } })
+		again.mustRead(request, true)
+		again.eventually("it is read through again", func(Status) bool { return !again.checkedBefore(later) })
+		again.set(func() { again.now = func() time.Time { return later.Add(trustInterval) } })
 		if again.Has("sha256:a") {
 			t.Error("it counts as sound for ever")
 		}
@@ -185,9 +223,7 @@ func TestSecondAsk(t *testing.T) {
 	r.eventually("it is gone", func(s Status) bool { return s.Passed == 1 && s.Blobs == 0 && s.Bytes == 0 })
 	r.mustRead(part, false)
 	now := time.Now()
-	r.Cache.mu.Lock()
-	r.now = func() time.Time { return now.Add(askWindow) }
-	r.Cache.mu.Unlock()
+	r.set(func() { r.now = func() time.Time { return now.Add(askWindow) } })
 	r.mustRead(request, true)
 	r.eventually("it is gone", func(s Status) bool { return s.Passed == 2 && s.Blobs == 0 })
 	r.mustRead(request, true)
@@ -344,34 +380,135 @@ func TestClientGone(t *testing.T) {
 	close(g.limit)
 }
 
-// The cache holds no more than it may, and what was not used for longest goes first.
+// The cache holds no more than it may, and what was not used for longest goes first. What one reader
+// alone wants takes the place of nothing.
 func TestBounds(t *testing.T) {
-	r := start(t, t.TempDir(), 4*blockBytes)
+	r := start(t, t.TempDir(), 8*blockBytes) // 6 for those that stay
 	take := func(name string) {
 		t.Helper()
 		before := r.Status().Fills
 		r.mustRead(r.request(name, blockBytes, true, nil), true)
 		r.eventually("it came in", func(s Status) bool { return s.Fills == before+1 })
 	}
-	for _, name := range []string{"a", "b", "c", "d"} {
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 		take(name)
 	}
 	r.mustRead(r.request("a", blockBytes, true, nil), true)
-	take("e")
-	if s := r.Status(); s.Bytes != 4*blockBytes || s.Evicted != 1 || r.Has("b") || !r.Has("a") {
+	r.mustRead(r.request("once", 2*blockBytes, false, nil), true)
+	r.eventually("it is gone", func(s Status) bool { return s.Passed == 1 })
+	if s := r.Status(); s.Bytes != 6*blockBytes || s.Evicted != 0 {
 		t.Errorf("%+v", s)
 	}
-	r.mustRead(r.request("large", blockBytes+1, true, nil), false)
-	// As the disk fills up, the cache shrinks.
-	r.room.Store(0)
+	take("g")
+	if s := r.Status(); s.Bytes != 6*blockBytes || s.Evicted != 1 || r.Has("b") || !r.Has("a") {
+		t.Errorf("%+v", s)
+	}
+	r.mustRead(r.request("large", 2*blockBytes+1, true, nil), false)
+	if r.Takes(2*blockBytes+1) || !r.Takes(2*blockBytes) {
+		t.Error("what it takes is something else")
+	}
+	// As the disk fills up, the cache shrinks; as long as nobody knows how full it is, nothing comes in.
+	r.room.Store(2 * blockBytes)
 	r.adapt()
-	if s := r.Status(); s.Bytes != 2*blockBytes || s.LimitBytes != 2*blockBytes || !r.Has("e") {
+	if s := r.Status(); s.Bytes != 3*blockBytes || s.LimitBytes != 4*blockBytes || !r.Has("g") {
 		t.Errorf("%+v", s)
 	}
-	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != 2 {
+	if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != 3 {
 		t.Errorf("in the folder: %v, %v", files, err)
 	}
+	r.roomErr = errors.New("the disk does not say")
+	r.adapt()
+	r.mustRead(r.request("new", 1000, true, nil), false)
+	r.mustRead(r.request("g", blockBytes, true, nil), true)
+	if s := r.Status(); s.Bytes != 3*blockBytes {
+		t.Errorf("%+v", s)
+	}
 }
+
+// What comes in for one reader alone has little room, and nothing else gives way to it.
+func TestPassing(t *testing.T) {
+	r := start(t, t.TempDir(), 80*blockBytes) // 20 for those
+	held := make(chan struct{})
+	hold := func(from io.Reader) io.Reader { <-held; return from }
+	first := r.Open(t.Context(), r.request("a", 15*blockBytes, false, hold))
+	r.mustRead(r.request("d", 6*blockBytes, false, hold), false)
+	second := r.Open(t.Context(), r.request("b", 5*blockBytes, false, hold))
+	joined := r.Open(t.Context(), r.request("a", 15*blockBytes, false, hold)) // Now a stays.
+	third := r.Open(t.Context(), r.request("c", 15*blockBytes, false, hold))
+	close(held)
+	for _, reader := range []io.ReadCloser{first, second, joined, third} {
+		if _, err := io.Copy(io.Discard, reader); err != nil {
+			t.Error(err)
+		}
+		reader.Close()
+	}
+	r.eventually("all ended", func(s Status) bool { return s.Passed == 2 && s.Fills == 1 && s.Bytes == 15*blockBytes })
+}
+
+// When the disk is full to its reserve a fill ends, and its readers do not notice.
+func TestNoSpace(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	request := r.request("sha256:a", 6*blockBytes, true, func(from io.Reader) io.Reader {
+		return io.MultiReader(io.LimitReader(from, 3*blockBytes), &onRead{from, func() { r.full.Store(true) }})
+	})
+	r.mustRead(request, true)
+	r.eventually("it failed", func(s Status) bool { return s.Failed == 1 && s.Bytes == 0 })
+}
+
+// onRead does something before a read.
+type onRead struct {
+	from io.Reader
+	do   func()
+}
+
+func (o *onRead) Read(p []byte) (int, error) { o.do(); return o.from.Read(p) }
+
+// badSector fails like a disk after some bytes.
+type badSector struct {
+	sender
+	left int64
+}
+
+func (b *badSector) SendFile(file *io.LimitedReader) (int64, error) {
+	if b.left > 0 {
+		n, err := b.sender.SendFile(file)
+		b.left -= n
+		return n, err
+	}
+	n, _ := io.CopyN(b.Writer, file, 100)
+	return n, os.NewSyscallError("sendfile", syscall.EIO)
+}
+
+// A disk that can't read a file ends nobody's read, and the file is not used again.
+func TestBadSector(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	request := r.request("sha256:a", 3*blockBytes, true, nil)
+	r.mustRead(request, true)
+	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
+	reader := r.Open(t.Context(), request)
+	defer reader.Close()
+	got := &comparing{want: r.content("sha256:a", 3*blockBytes)}
+	if _, err := reader.(io.WriterTo).WriteTo(&badSector{sender{Writer: got}, blockBytes}); err != nil || len(got.want) > 0 {
+		t.Errorf("read: %v, %d bytes are missing", err, len(got.want))
+	}
+	if r.Has("sha256:a") {
+		t.Error("it is still used")
+	}
+	gone := errors.New("connection reset")
+	r.mustRead(request, true)
+	again := r.Open(t.Context(), request)
+	defer again.Close()
+	if _, err := again.(io.WriterTo).WriteTo(&failing{err: gone}); !errors.Is(err, gone) {
+		t.Errorf("to a client that is gone: %v", err)
+	}
+}
+
+type failing struct {
+	io.Writer
+	err error
+}
+
+func (f *failing) SendFile(*io.LimitedReader) (int64, error) { return 0, f.err }
 
 // A blob that goes while it is read is read to its end.
 func TestEvictedWhileRead(t *testing.T) {
@@ -380,7 +517,10 @@ func TestEvictedWhileRead(t *testing.T) {
 	r.mustRead(request, true)
 	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
 	reader := r.Open(t.Context(), request)
-	r.drop(fileName("sha256:a"))
+	r.Cache.mu.Lock()
+	b, _ := r.blobs.Peek(blobName("sha256:a"))
+	r.Cache.mu.Unlock()
+	r.drop(b, errDamaged)
 	got, err := io.ReadAll(reader)
 	if err != nil || !bytes.Equal(got, r.content("sha256:a", 2*blockBytes)) {
 		t.Errorf("%d bytes, %v", len(got), err)
@@ -396,12 +536,12 @@ func TestRot(t *testing.T) {
 	r.mustRead(r.request("sha256:a", size, true, nil), true)
 	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
 	r.Close()
-	path := filepath.Join(dir, fileName("sha256:a"))
+	path := r.file("sha256:a")
 	sound, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := checkFile(t.Context(), path, size); err != nil {
+	if err := checkFile(t.Context(), path, blobName("sha256:a"), size); err != nil {
 		t.Fatal(err)
 	}
 	damage := map[string]func() []byte{
@@ -432,7 +572,7 @@ func TestCutOffWhileUsed(t *testing.T) {
 	request := r.request("sha256:a", 3*blockBytes, true, nil)
 	r.mustRead(request, true)
 	r.eventually("it came in", func(s Status) bool { return s.Fills == 1 })
-	if err := os.Truncate(r.path(fileName("sha256:a")), blockBytes+10); err != nil {
+	if err := os.Truncate(r.file("sha256:a"), blockBytes+10); err != nil {
 		t.Fatal(err)
 	}
 	r.mustRead(request, true)
@@ -444,7 +584,7 @@ func TestCutOffWhileUsed(t *testing.T) {
 // What an earlier process left unfinished is removed.
 func TestLeftovers(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, unfinishedPrefix+"7"), make([]byte, 100), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, blobName("sha256:a")+serialMark+"7"), make([]byte, 100), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	start(t, dir, 1<<30)
@@ -455,7 +595,7 @@ func TestLeftovers(t *testing.T) {
 
 func TestContentBytes(t *testing.T) {
 	for _, size := range []uint64{1, blockBytes - 1, blockBytes, blockBytes + 1, 1000*blockBytes + 7} {
-		file := int64(size) + int64(len(trailer(make([]uint32, blocks(size)), size)))
+		file := int64(size) + int64(len(trailer(make([]uint32, blocks(size)), "a", size)))
 		if got, ok := contentBytes(file); !ok || got != size {
 			t.Errorf("%d bytes make a file of %d, which is taken for one of %d, %t", size, file, got, ok)
 		}

@@ -11,8 +11,8 @@ import (
 )
 
 // A file has the blob's bytes; then the CRC32C of each block of them, the last of which may be
-// shorter, 4 bytes each; then the footer: "atollche", the blob's size in 8 bytes, and the CRC32C of
-// all checksums and the size in 4. Little endian.
+// shorter, 4 bytes each; then the footer: "atollche", the blob's size in 8 bytes, and in 4 the CRC32C of
+// all checksums, the size, and the blob's name. Little endian.
 const (
 	blockBytes  = 1 << 20
 	magic       = "atollche"
@@ -43,25 +43,45 @@ func contentBytes(fileBytes int64) (size uint64, ok bool) {
 }
 
 // trailer returns what stands behind the blob's bytes.
-func trailer(sums []uint32, size uint64) []byte {
+func trailer(sums []uint32, name string, size uint64) []byte {
 	var out []byte
 	for _, sum := range sums {
 		out = binary.LittleEndian.AppendUint32(out, sum)
 	}
-	covered := crc32.Checksum(binary.LittleEndian.AppendUint64(out[:len(out):len(out)], size), castagnoli)
+	covered := crc32.Checksum(append(binary.LittleEndian.AppendUint64(out[:len(out):len(out)], size), name...), castagnoli)
 	out = append(out, magic...)
 	out = binary.LittleEndian.AppendUint64(out, size)
 	return binary.LittleEndian.AppendUint32(out, covered)
 }
 
+// fileBlobBytes returns the size of the blob whose file was finished under a name. It fails with
+// errDamaged, or as the disk does.
+func fileBlobBytes(path, name string) (uint64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size, ok := contentBytes(info.Size())
+	if !ok {
+		return 0, fmt.Errorf("%d bytes: %w", info.Size(), errDamaged)
+	}
+	_, err = readSums(file, name, size)
+	return size, err
+}
+
 // checkFile reads a file through. It fails with errDamaged, or as the disk does.
-func checkFile(ctx context.Context, path string, size uint64) error {
+func checkFile(ctx context.Context, path, name string, size uint64) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	sums, err := readSums(file, size)
+	sums, err := readSums(file, name, size)
 	if err != nil {
 		return err
 	}
@@ -83,7 +103,7 @@ func checkFile(ctx context.Context, path string, size uint64) error {
 }
 
 // readSums returns the checksums of a file for a blob of that size.
-func readSums(file *os.File, size uint64) ([]uint32, error) {
+func readSums(file *os.File, name string, size uint64) ([]uint32, error) {
 	n := blocks(size)
 	raw := make([]byte, n*sumBytes+footerBytes)
 	if _, err := file.ReadAt(raw, int64(size)); err != nil && !errors.Is(err, io.EOF) {
@@ -93,7 +113,7 @@ func readSums(file *os.File, size uint64) ([]uint32, error) {
 	for i := range sums {
 		sums[i] = binary.LittleEndian.Uint32(raw[i*sumBytes:])
 	}
-	if string(raw) != string(trailer(sums, size)) {
+	if string(raw) != string(trailer(sums, name, size)) {
 		return nil, fmt.Errorf("checksums: %w", errDamaged)
 	}
 	return sums, nil

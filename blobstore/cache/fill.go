@@ -8,23 +8,29 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 )
 
-// fillAhead is how far a fill may be ahead of the reader that is farthest, so that a blob is
-// not fetched for a client that has gone away.
-const fillAhead = 16 << 20
+const (
+	// fillPatience is how long a reader waits for the next block before it goes on without the file: a
+	// disk may hang.
+	fillPatience = 10 * time.Second
+	// fillAhead is how far a fill may be ahead of the reader that is farthest, so that a blob is
+	// not fetched for a client that has gone away.
+	fillAhead = 16 << 20
+)
 
 var (
 	errAbandoned = errors.New("nobody reads it any more")
 	errPassed    = errors.New("one reader alone wanted it")
+	errStuck     = errors.New("the file does not grow")
 	errSize      = errors.New("it has another size than its record says")
 )
 
 // fill writes a blob into a file, while readers follow.
 type fill struct {
-	cache *Cache
-	name  string
-	// path is the file's, until it is whole.
+	cache  *Cache
+	name   string
 	path   string
 	size   uint64
 	source Source
@@ -46,35 +52,45 @@ type fill struct {
 	moved *sync.Cond
 	// written is how much of the blob is in the file, in whole blocks; farthest is how far a reader is.
 	written, farthest uint64
-	readers           int
+	// readers have not left, and unopened of them have not opened the file.
+	readers, unopened int
 	ended             bool
 	err               error
 }
 
 // newFill returns a fill with one reader.
 func newFill(c *Cache, name, path string, r *Request) *fill {
-	f := &fill{cache: c, name: name, path: path, size: r.Size, source: r.Source, readers: 1}
+	f := &fill{cache: c, name: name, path: path, size: r.Size, source: r.Source, readers: 1, unopened: 1}
 	f.moved = sync.NewCond(&f.mu)
 	f.ctx, f.cancel = context.WithCancel(c.ctx)
 	return f
 }
 
-// enter counts one more reader. It fails if the fill is over without a file.
+// enter counts one more reader. It fails if nobody will see to the fill any more.
 func (f *fill) enter() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil || f.readers == 0 {
+	if f.err != nil || f.readers == 0 && f.written < f.size {
 		return false
 	}
 	f.readers++
+	f.unopened++
 	return true
 }
 
-// leave takes a reader off. Without any, the fill ends.
+// opened says that a reader has the file, or does without.
+func (f *fill) opened() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unopened--
+	f.moved.Broadcast()
+}
+
+// leave takes a reader off. Without any, a fill that lacks something ends.
 func (f *fill) leave() {
 	f.mu.Lock()
 	f.readers--
-	abandoned := f.readers == 0 && !f.ended
+	abandoned := f.readers == 0 && f.written < f.size && !f.ended
 	f.moved.Broadcast()
 	f.mu.Unlock()
 	if abandoned {
@@ -83,8 +99,15 @@ func (f *fill) leave() {
 	}
 }
 
+// stored returns how many bytes are in the file.
+func (f *fill) stored() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.written
+}
+
 // await returns how many bytes of the blob are in the file, once that is more than the reader has
-// had. It fails when the fill has failed, or ctx ended; wake must be called then.
+// had. It fails when the fill has failed, makes no progress, or ctx has ended, of which wake must be told.
 func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +115,13 @@ func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error
 		f.farthest = had
 		f.moved.Broadcast()
 	}
-	for f.written <= had && f.err == nil && ctx.Err() == nil {
+	if f.written > had {
+		return f.written, nil
+	}
+	late := time.Now().Add(fillPatience)
+	timer := time.AfterFunc(fillPatience, f.wake)
+	defer timer.Stop()
+	for f.written <= had && f.err == nil && ctx.Err() == nil && time.Now().Before(late) {
 		f.moved.Wait()
 	}
 	switch {
@@ -100,8 +129,10 @@ func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error
 		return f.written, nil
 	case f.err != nil:
 		return 0, f.err
+	case ctx.Err() != nil:
+		return 0, context.Cause(ctx)
 	}
-	return 0, context.Cause(ctx)
+	return 0, errStuck
 }
 
 // wake has all look again.
@@ -117,27 +148,36 @@ func (f *fill) run() {
 	stop := context.AfterFunc(f.ctx, f.wake)
 	defer stop()
 	err := f.fetch()
-	if f.file != nil {
-		err = errors.Join(err, f.file.Close())
-	}
 	if err == nil && !f.cache.isKept(f) {
+		f.awaitOpened()
 		err = errPassed
 	}
 	if err == nil {
-		// Readers have the file open, or find it under its new name.
-		err = os.Rename(f.path, f.cache.path(f.name))
+		err = f.file.Sync() // What the disk could not take would be sent as something else later.
 	}
-	if err != nil && f.file != nil {
-		err = errors.Join(err, os.Remove(f.path))
+	if f.file != nil {
+		err = errors.Join(err, f.file.Close())
 	}
 	if err != nil && f.ctx.Err() == nil && !errors.Is(err, errPassed) {
 		f.cache.cfg.Logger.Warn().Err(err).Str("blob", f.name).Msg("blob did not come into the cache")
+	}
+	if err != nil && f.file != nil {
+		f.cache.unlink(f.path)
 	}
 	f.cache.settle(f, err)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended, f.err = true, err
 	f.moved.Broadcast()
+}
+
+// awaitOpened returns when all readers have the file.
+func (f *fill) awaitOpened() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.unopened > 0 && f.ctx.Err() == nil {
+		f.moved.Wait()
+	}
 }
 
 // fetch writes the file.
@@ -160,7 +200,7 @@ func (f *fill) fetch() (err error) {
 	if f.inBlock > 0 {
 		f.endBlock()
 	}
-	_, err = f.file.Write(trailer(f.sums, f.size))
+	_, err = f.file.Write(trailer(f.sums, f.name, f.size))
 	return err
 }
 
@@ -169,7 +209,7 @@ func (f *fill) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		part := p[:min(len(p), blockBytes-f.inBlock)]
 		if f.inBlock == 0 {
-			if err := f.wait(); err != nil {
+			if err := errors.Join(f.wait(), f.cache.cfg.RequireSpace(blockBytes)); err != nil {
 				return n, err
 			}
 		}

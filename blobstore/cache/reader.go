@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 )
 
 const (
@@ -32,10 +33,13 @@ type reader struct {
 	cache   *Cache
 	ctx     context.Context
 	request Request
-	// fill is nil if the file was whole.
+	// blob is whose file it is; nil if that comes in, by fill.
+	blob *blob
 	fill *fill
-	stop func() bool
-	file *os.File
+	// waits says that the fill waits for this reader to open the file.
+	waits bool
+	stop  func() bool
+	file  *os.File
 	// position is in the blob.
 	position, end uint64
 	// direct reads the rest, once the file is of no use.
@@ -43,8 +47,8 @@ type reader struct {
 	closed bool
 }
 
-func newReader(ctx context.Context, c *Cache, r Request, f *fill) *reader {
-	one := &reader{cache: c, ctx: ctx, request: r, fill: f, position: r.Offset, end: r.Offset + r.Length}
+func newReader(ctx context.Context, c *Cache, r Request, b *blob, f *fill) *reader {
+	one := &reader{cache: c, ctx: ctx, request: r, blob: b, fill: f, waits: f != nil, position: r.Offset, end: r.Offset + r.Length}
 	if f != nil {
 		one.stop = context.AfterFunc(ctx, f.wake)
 	}
@@ -74,10 +78,8 @@ func (r *reader) ready() (bytes uint64, err error) {
 	}
 	written, err := r.fill.await(r.ctx, r.position)
 	if err == nil && r.file == nil {
-		// The file gets its name when it is whole, which may be right now.
-		if err = r.open(r.fill.path); errors.Is(err, fs.ErrNotExist) {
-			err = r.open(r.cache.path(r.fill.name))
-		}
+		err = r.open(r.fill.path)
+		r.hold()
 	}
 	if err == nil {
 		return min(written, r.end) - r.position, nil
@@ -88,17 +90,35 @@ func (r *reader) ready() (bytes uint64, err error) {
 	return 0, r.turnAway()
 }
 
+// hold lets the fill go on.
+func (r *reader) hold() {
+	if r.waits {
+		r.waits = false
+		r.fill.opened()
+	}
+}
+
 // turnAway goes on without the file.
 func (r *reader) turnAway() (err error) {
+	r.hold()
 	r.direct, err = r.request.Source(r.ctx, r.position, r.end-r.position)
 	return err
 }
 
 // distrust is turnAway for a file that gives less than it has.
 func (r *reader) distrust(err error) error {
-	r.cache.cfg.Logger.Warn().Err(err).Str("blob", r.request.Digest).Uint64("position", r.position).Msg("the cache's disk failed a read")
-	r.cache.drop(fileName(r.request.Digest))
+	if r.blob != nil {
+		r.cache.drop(r.blob, err)
+	}
 	return r.turnAway()
+}
+
+// euclean is what file systems of Linux say of their own damage (EUCLEAN).
+const euclean = syscall.Errno(117)
+
+// IsReadError says whether an error of a Sender is of the file, not of where it was sent.
+func IsReadError(err error) bool {
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EBADMSG) || errors.Is(err, euclean)
 }
 
 // Read implements io.Reader.
@@ -159,11 +179,13 @@ func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
 		n, err := sender.SendFile(part)
 		written += n
 		r.position += uint64(n)
-		if err != nil {
+		if err == nil && part.N > 0 {
+			err = io.ErrUnexpectedEOF // The file ends before it should.
+		} else if err != nil && !IsReadError(err) {
 			return written, err
 		}
-		if part.N > 0 { // The file ends before it should.
-			if err := r.distrust(io.ErrUnexpectedEOF); err != nil {
+		if err != nil {
+			if err := r.distrust(err); err != nil {
 				return written, err
 			}
 		}
@@ -180,6 +202,7 @@ func (r *reader) Close() error {
 	var err error
 	if r.fill != nil {
 		r.stop()
+		r.hold()
 		r.fill.leave()
 	}
 	if r.direct != nil {

@@ -34,7 +34,7 @@ func (m *Member) mustPull(digest string, content []byte) {
 func (m *Member) kept(digest string) (path string) {
 	m.cluster.t.Helper()
 	m.cluster.Eventually(10*time.Second, "the blob is in the cache of "+m.Config.Name, func() error {
-		files, err := filepath.Glob(filepath.Join(m.Config.Home(), "cache", "sha256-"+digest[len("sha256:"):]))
+		files, err := filepath.Glob(filepath.Join(m.Config.Home(), "cache", "sha256-"+digest[len("sha256:"):]+".*"))
 		if err == nil && len(files) != 1 {
 			err = fmt.Errorf("files %v", files)
 		}
@@ -64,7 +64,7 @@ func TestHerd(t *testing.T) {
 	}
 	clients.Wait()
 	m.mustPull(digest, content) // If all the others came one after the other, it has to be asked for twice.
-	path := m.kept(digest)
+	m.kept(digest)
 	// Half of the bytes are on another node, whoever it is, and parts may have been read before the blob was here.
 	received := c.links.received.Load() - before
 	t.Logf("%d KiB came from other nodes for a blob of %d KiB", received>>10, len(content)>>10)
@@ -81,11 +81,9 @@ func TestHerd(t *testing.T) {
 	m.Start()
 	m.WaitReady()
 	m.mustPull(digest, content)
-	if m.kept(digest) != path {
-		t.Error("the blob has moved")
-	}
 
 	m.Stop()
+	path := m.kept(digest)
 	rotten, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
