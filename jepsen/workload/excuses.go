@@ -33,10 +33,11 @@ func overlaps(fault history.Fault, from, to time.Duration) bool {
 	return fault.Begin <= to && (fault.End == 0 || fault.End >= from)
 }
 
-// clockMoved says whether a fault that moves clocks lasted at any time from one moment to another.
+// clockMoved says whether a fault that moves clocks far ahead lasted at any time from one moment to
+// another. What else is done to clocks leaves more than promiseTime.
 func clockMoved(faults []history.Fault, from, to time.Duration) bool {
 	return slices.ContainsFunc(faults, func(fault history.Fault) bool {
-		return strings.Contains(fault.Kind, "clock") && overlaps(fault, from, to)
+		return fault.Kind == "clock-far" && overlaps(fault, from, to)
 	})
 }
 

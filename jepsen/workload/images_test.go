@@ -187,7 +187,7 @@ func TestJudgeImages(t *testing.T) {
 	t.Run("refused while a clock moved", func(t *testing.T) {
 		f := &findings{}
 		refusal := at(2, 3, history.Op{Kind: kindPut, Key: "i", Input: putInput("i", time.Second), Output: codeBlobUnknown, Outcome: history.Fail})
-		judgeImages(f, []history.Op{refusal}, []history.Fault{{Kind: "clock-skew", Begin: 2 * time.Second}})
+		judgeImages(f, []history.Op{refusal}, []history.Fault{{Kind: "clock-far", Begin: 2 * time.Second}})
 		wantOnly(t, f.all(), "")
 	})
 }
