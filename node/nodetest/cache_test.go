@@ -51,7 +51,7 @@ func (m *Member) kept(digest string) (path string) {
 func TestHerd(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 3, withCache)
-	content := Bytes(1, 24<<20)
+	content := Bytes(1, 12<<20)
 	digest, err := c.PushBlob("app", content, c.Members...)
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +59,7 @@ func TestHerd(t *testing.T) {
 	m := c.Members[0]
 	before := c.links.received.Load()
 	var clients sync.WaitGroup
-	for range 20 {
+	for range 12 {
 		clients.Go(func() { m.mustPull(digest, content) })
 	}
 	clients.Wait()
