@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ import (
 type fileBlobs struct {
 	*memoryBlobs
 	path  string
-	files int
+	files atomic.Int32
 }
 
 // Pull implements Blobs.
@@ -60,7 +61,7 @@ func (r *fileReader) WriteTo(w io.Writer) (written int64, err error) {
 		n, err = w.(interface {
 			SendFile(file *io.LimitedReader) (int64, error)
 		}).SendFile(part)
-		r.blobs.files++
+		r.blobs.files.Add(1)
 		written, r.left = written+n, r.left-n
 		if err == nil && part.N > 0 {
 			err = io.ErrUnexpectedEOF
@@ -113,11 +114,11 @@ func TestSendFile(t *testing.T) {
 		if err := os.WriteFile(blobs.path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		before := blobs.files
+		before := blobs.files.Load()
 		if response, got, err := get(""); err != nil || response.StatusCode != http.StatusOK || !bytes.Equal(got, content) {
 			t.Errorf("%s: %s, %d bytes, %v", name, response.Status, len(got), err)
 		}
-		if blobs.files == before {
+		if blobs.files.Load() == before {
 			t.Errorf("%s: the file was copied", name)
 		}
 		if response, got, err := get("bytes=100-99999"); err != nil || response.StatusCode != http.StatusPartialContent || !bytes.Equal(got, content[100:100000]) {
