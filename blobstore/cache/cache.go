@@ -1,6 +1,6 @@
 // Package cache keeps whole blobs on a node's disk, to send them from there with as little
 // work as a file server has. What is here is a copy of what shards hold: it may be dropped at
-// any time, and is not made durable.
+// any time.
 //
 // A blob comes in while the first client reads it (fill.go): one goroutine writes the file, and
 // all clients that ask for the blob meanwhile follow it, each from where it is. So many readers cost
