@@ -20,6 +20,8 @@ const (
 	probeFile = "probe"
 	// probeBytes is how much.
 	probeBytes = 4 << 10
+	// probeSteps is in how many steps an answer is waited for.
+	probeSteps = 4
 )
 
 // diskClaim tells a disk from every other.
@@ -89,20 +91,24 @@ func (d *Disk) retire(fault error) {
 	d.retirement.Store(&fault)
 }
 
-// probeFor is probe on a goroutine of its own, which a disk that hangs keeps.
+// probeFor is probe on a goroutine of its own, which a disk that hangs keeps. The time that it
+// has passes in steps: if the process is stopped, or its machine sleeps, only one of them is gone, and
+// the disk is not blamed.
 func (d *Disk) probeFor(ctx context.Context, limit time.Duration) error {
 	probed := make(chan error, 1)
 	go func() { probed <- d.probe() }()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case err := <-probed:
-		return err
-	case <-timer.C:
-		return fmt.Errorf("%w: it has not answered for %s", ErrDisk, limit)
-	case <-ctx.Done():
-		return ctx.Err()
+	ticker := time.NewTicker(limit / probeSteps)
+	defer ticker.Stop()
+	for range probeSteps {
+		select {
+		case err := <-probed:
+			return err
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return fmt.Errorf("%w: it has not answered for %s", ErrDisk, limit)
 }
 
 // probe fails with ErrDisk when the disk is not there, or does not keep what is

@@ -36,12 +36,13 @@ type disk struct {
 // that the kernel failed to write is lost, though the next fsync may succeed
 // (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
 func (d *disk) write(what string, f func() error) {
-	timer := time.AfterFunc(d.timeout, func() {
+	late := func() {
 		d.life.fail(fmt.Errorf("%s: %w: no answer in %s", what, ErrLogWriteTimeout, d.timeout))
-	})
+	}
+	w := startWatch(d.timeout, late)
 	err := f()
-	if !timer.Stop() {
-		d.life.fail(fmt.Errorf("%s: %w: it took more than %s", what, ErrLogWriteTimeout, d.timeout))
+	if !w.stop() {
+		late()
 	}
 	if err != nil {
 		d.life.fail(fmt.Errorf("%s: %w", what, err))

@@ -110,16 +110,16 @@ func openLog(dir string) (*raftboltdb.BoltStore, error) {
 		}
 	} else if err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
-	} else if err := checkLength(path); err != nil {
+	} else if err := checkLog(path); err != nil {
 		return nil, err
 	}
 	return openBolt(path)
 }
 
-// checkLength makes sure that the log's file is as long as it says. bbolt maps it,
-// and on a shorter one the process would die of a bus error on a goroutine of
-// bbolt's own.
-func checkLength(path string) (err error) {
+// checkLog makes sure that the log's file is as long as it says, and that bbolt finds its
+// way through its pages. bbolt maps the file, and on what is not so the process
+// would die on a goroutine of bbolt's own.
+func checkLog(path string) (err error) {
 	defer damaged(path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: logLockTimeout, ReadOnly: true})
@@ -132,7 +132,7 @@ func checkLength(path string) (err error) {
 			if info.Size() < tx.Size() {
 				return fmt.Errorf("it is damaged: it has %d bytes and says %d", info.Size(), tx.Size())
 			}
-			return nil
+			return checkPages(path, db, tx)
 		})
 	}
 	if err := errors.Join(err, db.Close()); err != nil {

@@ -104,6 +104,8 @@ type streams struct {
 	holds   func(net.Conn, string) error // Config.Holds
 	address address                      // at which the others know this node
 	log     zerolog.Logger
+	// attempts are those of Dial, by what it was asked for.
+	attempts *attempts
 
 	closing chan struct{} // closed by Close
 
@@ -122,7 +124,7 @@ func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
 func newStreams(network Network, cfg *Config) *streams {
-	return &streams{network: network, id: cfg.NodeID, group: cfg.GroupID, holds: cfg.Holds, address: address(cfg.Address), log: cfg.Logger, closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
+	return &streams{network: network, id: cfg.NodeID, group: cfg.GroupID, holds: cfg.Holds, address: address(cfg.Address), log: cfg.Logger, attempts: newAttempts(), closing: make(chan struct{}), conns: make(map[*streamConn]struct{})}
 }
 
 // Accept implements net.Listener.
@@ -150,9 +152,14 @@ func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, 
 		if s.isClosed() {
 			return nil, net.ErrClosed
 		}
-		conn, err := s.dialNode(id, address, min(timeout, dialTimeout))
-		if err == nil {
-			return s.track(conn, false)
+		var err error = errOtherNode
+		if s.attempts.begin(to, time.Now()) {
+			var conn net.Conn
+			conn, err = s.dialNode(id, address, min(timeout, dialTimeout))
+			s.attempts.end(to, err, time.Now())
+			if err == nil {
+				return s.track(conn, false)
+			}
 		}
 		if time.Now().After(deadline) {
 			return nil, err
