@@ -5,8 +5,8 @@
 // A blob comes in while the first client reads it (fill.go): one goroutine writes the file, and
 // all clients that ask for the blob meanwhile follow it, each from where it is. So many readers cost
 // one read of the shards. If nobody else has asked for it by the end it goes again, so that what is read once does not take the place of what is read often. Every file has
-// a checksum for each of its blocks (file.go), by which it is checked before it is first used after a
-// start, and again once an hour.
+// a checksum for each of its blocks (file.go), by which blocks are checked as they are sent: all those of a file that
+// was not read through since the start, or not for an hour.
 package cache
 
 import (
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -28,24 +29,15 @@ import (
 )
 
 const (
-	// blobShare is the part of the cache, one in so many bytes, that one blob may take, and that all blobs
-	// together may take that came in for one reader and may not stay.
-	blobShare = 4
-	// roomShare is the part of what is free, the cache included, that the cache may take: one in
-	// so many bytes. So it gives way to shards as the disk fills up.
-	roomShare = 2
-	// roomInterval is how often the cache looks how much room there is.
-	roomInterval = 10 * time.Second
-	// maxFills bounds the blobs that come in at once.
+	// maxFills bounds the blobs that come in at once, those included that nobody waits for any more but that hang
+	// in a disk.
 	maxFills = 32
 	// maxAsks bounds the blobs of which it is known when they were last asked for, and askWindow
 	// is how long that counts: a blob that is asked for twice in that time is kept.
 	maxAsks   = 8192
 	askWindow = 10 * time.Minute
-	// checkInterval is after how long a file is read through again, and trustInterval how long it is
-	// sent without that: the difference is the time that it may take.
-	checkInterval = time.Hour
-	trustInterval = 2 * time.Hour
+	// TrustInterval is how long a file that was read through is sent without being checked again.
+	TrustInterval = time.Hour
 )
 
 // Config is what a cache needs to know.
@@ -68,7 +60,8 @@ type Source func(ctx context.Context, offset, length uint64) (io.ReadCloser, err
 
 // Status is what is in a cache, and what has come of it.
 type Status struct {
-	// Blobs are whole, or coming in; Bytes are theirs, and LimitBytes what they may be now.
+	// Blobs are whole, or coming in; Bytes are theirs on the disk, with those of files that are gone for all but
+	// their readers, and LimitBytes what they may be now.
 	Blobs, Bytes, LimitBytes uint64
 	// Hits are reads of a blob that was here, Joins those of one that was just coming in, Misses
 	// those of neither.
@@ -83,39 +76,43 @@ type Status struct {
 type Cache struct {
 	cfg Config
 	now func() time.Time
-	// checks has room for one: so many files are read through at once.
-	checks chan struct{}
-	ctx    context.Context
-	stop   context.CancelFunc
-	work   sync.WaitGroup
+	// patience is fillPatience, less in tests.
+	patience time.Duration
+
+	ctx  context.Context
+	stop context.CancelFunc
+	work sync.WaitGroup
 
 	mu sync.Mutex // guards what follows
-	// limit is what the cache may hold now. Nothing comes in while paused.
-	limit  uint64
-	paused bool
-	// blobs are whole, the one that was not used for longest first; fills are coming in.
-	blobs *simplelru.LRU[string, *blob]
-	fills map[string]*fill
-	// kept are the bytes of blobs, and of fills that stay; passing are those of the other fills.
-	kept, passing uint64
-	asks          *simplelru.LRU[string, time.Time]
-	serial        uint64
-	status        Status
-	closed        bool
+	// blobs are whole, the one that was not used for longest first; fills are coming in, and can be joined. running
+	// counts all that have not ended.
+	blobs   *simplelru.LRU[string, *blob]
+	fills   map[string]*fill
+	running int
+	space   space
+	asks    *simplelru.LRU[string, time.Time]
+	serial  uint64
+	status  Status
+	closed  bool
 }
 
-// blob is a file that is whole.
+// blob is a file, whole or coming in. The cache's lock guards what changes.
 type blob struct {
 	name, path string
 	size       uint64
-	// checked is when it was last known to be sound; zero after a start.
-	checked  time.Time
-	checking bool
+	// held is what it has on the disk.
+	held uint64
+	// checked is when all of it was last known to be sound; zero after a start.
+	checked time.Time
+	// users are readers that may have it open, and gone says that it has no name any more: what is held comes free
+	// when the last of them is done.
+	users int
+	gone  bool
 }
 
 // Open opens the cache with what an earlier process has left in the folder.
 func Open(cfg Config) (*Cache, error) {
-	c := &Cache{cfg: cfg, now: time.Now, checks: make(chan struct{}, 1), fills: make(map[string]*fill)}
+	c := &Cache{cfg: cfg, now: time.Now, patience: fillPatience, fills: make(map[string]*fill)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	var err error
 	if c.blobs, err = simplelru.NewLRU[string, *blob](math.MaxInt, nil); err == nil {
@@ -159,12 +156,12 @@ func (c *Cache) load() error {
 			c.unlink(path)
 			continue
 		}
-		all = append(all, found{&blob{name: name, path: path, size: size}, info.ModTime()})
+		all = append(all, found{&blob{name: name, path: path, size: size, held: size}, info.ModTime()})
 	}
 	slices.SortFunc(all, func(a, b found) int { return a.changed.Compare(b.changed) })
 	for _, one := range all {
 		c.unlink(c.put(one.blob)...)
-		c.kept += one.size
+		c.space.kept += one.size
 	}
 	return nil
 }
@@ -177,72 +174,17 @@ const serialMark = "."
 // counts its bytes, and holds the lock.
 func (c *Cache) put(b *blob) (dropped []string) {
 	if old, ok := c.blobs.Peek(b.name); ok {
-		c.kept -= old.size
+		c.space.kept -= old.held
+		c.retire(old)
 		dropped = append(dropped, old.path)
 	}
 	c.blobs.Add(b.name, b)
 	return dropped
 }
 
-// Run keeps the cache within its bounds until ctx ends. It leaves behind what hangs in a disk.
-func (c *Cache) Run(ctx context.Context) {
-	ticker := time.NewTicker(roomInterval)
-	defer ticker.Stop()
-	idle := make(chan struct{}, 1)
-	idle <- struct{}{}
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-idle:
-			go func() { c.adapt(); idle <- struct{}{} }()
-		default: // The last look goes on.
-		}
-	}
-}
-
-// adapt finds out how much the cache may hold, and drops what is more.
-func (c *Cache) adapt() {
-	room, err := c.cfg.Room()
-	c.mu.Lock()
-	if c.paused = err != nil; c.paused {
-		c.mu.Unlock()
-		return
-	}
-	stored := c.kept + c.passing
-	for _, f := range c.fills {
-		stored -= f.size - f.stored()
-	}
-	c.limit = min(c.cfg.Bytes, (room+stored)/roomShare)
-	dropped := c.makeRoom(0)
-	c.mu.Unlock()
-	c.unlink(dropped...)
-}
-
-// keepLimit is what blobs that stay may take.
-func (c *Cache) keepLimit() uint64 { return c.limit - c.limit/blobShare }
-
-// makeRoom forgets blobs until so many bytes more fit, and returns their paths. The caller
-// holds the lock, and removes the files when it does not.
-func (c *Cache) makeRoom(bytes uint64) (dropped []string) {
-	for c.kept+bytes > c.keepLimit() {
-		_, oldest, ok := c.blobs.RemoveOldest()
-		if !ok {
-			break
-		}
-		c.kept -= oldest.size
-		c.status.Evicted++
-		dropped = append(dropped, oldest.path)
-	}
-	return dropped
-}
-
 func (c *Cache) unlink(paths ...string) {
 	for _, path := range paths {
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			c.cfg.Logger.Warn().Err(err).Msg("could not remove a file of the cache")
 		}
 	}
@@ -251,23 +193,23 @@ func (c *Cache) unlink(paths ...string) {
 // blobName is what a blob is called in the cache.
 func blobName(digest string) string { return strings.ReplaceAll(digest, ":", "-") }
 
-// Has says whether a blob is here, and sound as far as is known.
+// Has says whether a blob is here.
 func (c *Cache) Has(digest string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, ok := c.blobs.Peek(blobName(digest))
-	return ok && c.trusts(b)
+	return c.blobs.Contains(blobName(digest))
 }
 
 // Takes says whether a blob of so many bytes could come in.
 func (c *Cache) Takes(size uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.paused && size <= c.limit/blobShare
+	return !c.space.paused && size <= c.space.limit/blobShare
 }
 
+// trusts says whether a blob is sent without being checked. The caller holds the lock.
 func (c *Cache) trusts(b *blob) bool {
-	return !b.checked.IsZero() && c.now().Sub(b.checked) < trustInterval
+	return !b.checked.IsZero() && c.now().Sub(b.checked) < TrustInterval
 }
 
 // Request is what is wanted of a blob.
@@ -290,29 +232,31 @@ func (c *Cache) Open(ctx context.Context, r Request) io.ReadCloser {
 	name := blobName(r.Digest)
 	c.mu.Lock()
 	if b, ok := c.blobs.Get(name); ok && b.size == r.Size {
-		if c.now().Sub(b.checked) >= checkInterval {
-			c.check(b)
-		}
-		if c.trusts(b) {
-			c.mu.Unlock()
-			return c.openBlob(ctx, r, b)
-		}
+		b.users++
+		reader := newReader(ctx, c, r, b, nil)
+		reader.began, reader.checks = c.now(), !c.trusts(b)
+		c.mu.Unlock()
+		return c.openBlob(reader)
 	}
-	f, dropped := c.join(name, &r)
+	f := c.join(name, &r)
 	c.mu.Unlock()
-	c.unlink(dropped...)
 	if f == nil {
 		return nil
 	}
-	return newReader(ctx, c, r, nil, f)
+	return newReader(ctx, c, r, f.blob, f)
 }
 
-// openBlob returns a reader of a blob that is whole; nil if its file can't be had.
-func (c *Cache) openBlob(ctx context.Context, r Request, b *blob) io.ReadCloser {
-	reader := newReader(ctx, c, r, b, nil)
-	err := reader.open(b.path)
+// openBlob returns a reader of a blob that is whole once it has the file; nil if that can't be had.
+func (c *Cache) openBlob(r *reader) io.ReadCloser {
+	err := r.open(r.blob.path)
+	if err == nil && r.checks {
+		err = r.readSums()
+	}
 	if err != nil {
-		c.drop(b, err)
+		_ = r.Close() // It was not read.
+		if !isShortage(err) {
+			c.drop(r.blob, err)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -321,46 +265,37 @@ func (c *Cache) openBlob(ctx context.Context, r Request, b *blob) io.ReadCloser 
 		return nil
 	}
 	c.status.Hits++
-	return reader
+	return r
 }
 
 // join returns the fill of a blob, with this reader counted, and begins one if there
-// is none and there is room. The caller holds the lock, and removes the files dropped.
-func (c *Cache) join(name string, r *Request) (f *fill, dropped []string) {
-	if f = c.fills[name]; f != nil && r.Whole() && f.size == r.Size && f.enter() {
+// is none and there is room. The caller holds the lock.
+func (c *Cache) join(name string, r *Request) *fill {
+	if f := c.fills[name]; f != nil && r.Whole() && f.blob.size == r.Size && f.enter() {
 		c.status.Joins++
-		return f, c.keep(f)
+		f.blob.users++
+		c.keep(f)
+		return f
 	}
 	c.status.Misses++
-	if f != nil || c.closed || c.paused || !r.Whole() || r.Size > c.limit/blobShare || len(c.fills) >= maxFills {
-		return nil, nil
+	if c.fills[name] != nil || c.closed || c.space.paused || !r.Whole() || r.Size > c.space.limit/blobShare || c.running >= maxFills {
+		return nil
 	}
 	stays := c.ask(name) || r.Worthy
-	if !stays && c.passing+r.Size > c.limit/blobShare {
-		return nil, nil
+	if !(stays && c.space.keeps(r.Size)) && !c.space.passes(r.Size) {
+		return nil
 	}
 	c.serial++
 	path := filepath.Join(c.cfg.Dir, name+serialMark+strconv.FormatUint(c.serial, 10))
-	f = newFill(c, name, path, r)
-	c.passing += f.size
-	c.fills[name] = f
+	f := newFill(c, &blob{name: name, path: path, size: r.Size, users: 1}, r.Source)
+	c.space.toPass += r.Size
 	if stays {
-		dropped = c.keep(f)
+		c.keep(f)
 	}
+	c.fills[name] = f
+	c.running++
 	c.work.Go(f.run)
-	return f, dropped
-}
-
-// keep has a fill stay. The caller holds the lock, and removes the files dropped.
-func (c *Cache) keep(f *fill) (dropped []string) {
-	if f.keep {
-		return nil
-	}
-	f.keep = true
-	c.passing -= f.size
-	dropped = c.makeRoom(f.size)
-	c.kept += f.size
-	return dropped
+	return f
 }
 
 // ask notes that a blob was asked for, and says whether it was before, not long ago. The caller holds
@@ -384,36 +319,36 @@ func (c *Cache) isKept(f *fill) bool {
 
 // forget takes a fill off, so that nobody joins it any more. The caller holds the lock.
 func (c *Cache) forget(f *fill) {
-	if c.fills[f.name] == f {
-		delete(c.fills, f.name)
+	if c.fills[f.blob.name] == f {
+		delete(c.fills, f.blob.name)
 	}
 }
 
-// settle ends a fill: its blob is here from now on, or it failed.
+// settle ends a fill: its blob is here from now on, or it failed, and its file has no name any more.
 func (c *Cache) settle(f *fill, err error) {
 	c.mu.Lock()
 	c.forget(f)
+	c.running--
 	var dropped []string
 	if err == nil {
 		c.status.Fills++
-		dropped = c.put(&blob{name: f.name, path: f.path, size: f.size, checked: c.now()})
+		f.blob.checked = c.now()
+		c.space.toKeep -= f.blob.size
+		dropped = append(c.put(f.blob), c.makeRoom(false)...)
 	} else {
-		c.countFailure(f, err)
-		if f.keep {
-			c.kept -= f.size
-		} else {
-			c.passing -= f.size
-		}
+		c.countFailure(err)
+		c.space.paused = c.space.paused || f.refused
+		c.discard(f)
 	}
 	c.mu.Unlock()
 	c.unlink(dropped...)
 }
 
-func (c *Cache) countFailure(f *fill, err error) {
+func (c *Cache) countFailure(err error) {
 	switch {
 	case errors.Is(err, errPassed):
 		c.status.Passed++
-	case f.ctx.Err() != nil:
+	case errors.Is(err, errAbandoned):
 		c.status.Abandoned++
 	default:
 		c.status.Failed++
@@ -435,7 +370,8 @@ func (c *Cache) drop(b *blob, why error) {
 	dropped := ok && current == b
 	if dropped {
 		c.blobs.Remove(b.name)
-		c.kept -= b.size
+		c.space.kept -= b.held
+		c.retire(b)
 		c.status.Rotten++
 	}
 	c.mu.Unlock()
@@ -445,31 +381,11 @@ func (c *Cache) drop(b *blob, why error) {
 	}
 }
 
-// check has a file read through, unless that is going on. The caller holds the lock.
-func (c *Cache) check(b *blob) {
-	if b.checking || c.closed {
-		return
-	}
-	b.checking = true
-	c.work.Go(func() {
-		select {
-		case c.checks <- struct{}{}:
-			defer func() { <-c.checks }()
-		case <-c.ctx.Done():
-			return
-		}
-		err := checkFile(c.ctx, b.path, b.name, b.size)
-		if c.ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			c.drop(b, err)
-			return
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		b.checking, b.checked = false, c.now()
-	})
+// trust notes that all of a blob was found sound, from some time on.
+func (c *Cache) trust(b *blob, began time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b.checked = began
 }
 
 // Status tells of the cache.
@@ -477,7 +393,7 @@ func (c *Cache) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.status
-	s.Blobs, s.Bytes, s.LimitBytes = uint64(c.blobs.Len()+len(c.fills)), c.kept+c.passing, c.limit
+	s.Blobs, s.Bytes, s.LimitBytes = uint64(c.blobs.Len()+len(c.fills)), c.space.stored(), c.space.limit
 	return s
 }
 

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -74,30 +73,19 @@ func fileBlobBytes(path, name string) (uint64, error) {
 	return size, err
 }
 
-// checkFile reads a file through. It fails with errDamaged, or as the disk does.
-func checkFile(ctx context.Context, path, name string, size uint64) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
+// checkBlock reads a block of a blob and compares it with its checksum, through a buffer. It fails with errDamaged, or
+// as the disk does.
+func checkBlock(file *os.File, size, block uint64, want uint32, buffer []byte) error {
+	offset := block * blockBytes
+	length := min(blockBytes, size-offset)
+	sum := crc32.New(castagnoli)
+	content := struct{ io.Reader }{io.NewSectionReader(file, int64(offset), int64(length))}
+	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, content, buffer)
+	if err == nil && (uint64(n) < length || sum.Sum32() != want) {
+		err = errDamaged
 	}
-	defer file.Close()
-	sums, err := readSums(file, name, size)
 	if err != nil {
-		return err
-	}
-	block := make([]byte, blockBytes)
-	for i, sum := range sums {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		offset := uint64(i) * blockBytes
-		block = block[:min(blockBytes, size-offset)]
-		if _, err := file.ReadAt(block, int64(offset)); err != nil {
-			return fmt.Errorf("block %d: %w", i, err)
-		}
-		if crc32.Checksum(block, castagnoli) != sum {
-			return fmt.Errorf("block %d: %w", i, errDamaged)
-		}
+		return fmt.Errorf("block %d: %w", block, err)
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// fillPatience is how long a reader waits for the next block before it goes on without the file: a
-	// disk may hang.
+	// fillPatience is how long a disk may take for a step of a fill before readers go on without the file: it may hang.
+	// For the source they wait as long as that does: it would not be faster if each of them read it.
 	fillPatience = 10 * time.Second
 	// fillAhead is how far a fill may be ahead of the reader that is farthest, so that a blob is
 	// not fetched for a client that has gone away.
@@ -23,16 +23,14 @@ const (
 var (
 	errAbandoned = errors.New("nobody reads it any more")
 	errPassed    = errors.New("one reader alone wanted it")
-	errStuck     = errors.New("the file does not grow")
+	errStuck     = errors.New("the disk hangs")
 	errSize      = errors.New("it has another size than its record says")
 )
 
 // fill writes a blob into a file, while readers follow.
 type fill struct {
 	cache  *Cache
-	name   string
-	path   string
-	size   uint64
+	blob   *blob
 	source Source
 	// keep says that the blob stays. The cache's lock guards it.
 	keep   bool
@@ -46,10 +44,15 @@ type fill struct {
 	inBlock int
 	sums    []uint32
 	total   uint64
+	// refused says that the disk did not take what was to be written, and doubtful that nobody knows what of it the
+	// disk has.
+	refused, doubtful bool
 
 	mu sync.Mutex // guards what follows
 	// moved is signalled when any of it changes.
 	moved *sync.Cond
+	// diskSince is when the writer began what a disk may hang in; zero if it does something else.
+	diskSince time.Time
 	// written is how much of the blob is in the file, in whole blocks; farthest is how far a reader is.
 	written, farthest uint64
 	// readers have not left, and unopened of them have not opened the file.
@@ -59,8 +62,8 @@ type fill struct {
 }
 
 // newFill returns a fill with one reader.
-func newFill(c *Cache, name, path string, r *Request) *fill {
-	f := &fill{cache: c, name: name, path: path, size: r.Size, source: r.Source, readers: 1, unopened: 1}
+func newFill(c *Cache, b *blob, source Source) *fill {
+	f := &fill{cache: c, blob: b, source: source, readers: 1, unopened: 1}
 	f.moved = sync.NewCond(&f.mu)
 	f.ctx, f.cancel = context.WithCancel(c.ctx)
 	return f
@@ -70,7 +73,7 @@ func newFill(c *Cache, name, path string, r *Request) *fill {
 func (f *fill) enter() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil || f.readers == 0 && f.written < f.size {
+	if f.err != nil || f.readers == 0 && f.written < f.blob.size {
 		return false
 	}
 	f.readers++
@@ -90,20 +93,13 @@ func (f *fill) opened() {
 func (f *fill) leave() {
 	f.mu.Lock()
 	f.readers--
-	abandoned := f.readers == 0 && f.written < f.size && !f.ended
+	abandoned := f.readers == 0 && f.written < f.blob.size && !f.ended
 	f.moved.Broadcast()
 	f.mu.Unlock()
 	if abandoned {
 		f.cancel()
 		f.cache.abandon(f)
 	}
-}
-
-// stored returns how many bytes are in the file.
-func (f *fill) stored() uint64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.written
 }
 
 // await returns how many bytes of the blob are in the file, once that is more than the reader has
@@ -118,10 +114,10 @@ func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error
 	if f.written > had {
 		return f.written, nil
 	}
-	late := time.Now().Add(fillPatience)
-	timer := time.AfterFunc(fillPatience, f.wake)
+	timer := time.AfterFunc(f.patience(), f.wake)
 	defer timer.Stop()
-	for f.written <= had && f.err == nil && ctx.Err() == nil && time.Now().Before(late) {
+	for f.written <= had && f.err == nil && ctx.Err() == nil && f.patience() > 0 {
+		timer.Reset(f.patience())
 		f.moved.Wait()
 	}
 	switch {
@@ -133,6 +129,45 @@ func (f *fill) await(ctx context.Context, had uint64) (written uint64, err error
 		return 0, context.Cause(ctx)
 	}
 	return 0, errStuck
+}
+
+// patience is how long readers wait for the disk still. The caller holds the lock.
+func (f *fill) patience() time.Duration {
+	if f.diskSince.IsZero() {
+		return f.cache.patience
+	}
+	return f.cache.patience - time.Since(f.diskSince)
+}
+
+// disk does what a disk may hang in, or refuse.
+func (f *fill) disk(do func() error) error {
+	f.noteDisk(time.Now())
+	defer f.noteDisk(time.Time{})
+	err := do()
+	if err != nil && !errors.Is(err, errNoRoom) {
+		f.refused = true
+	}
+	return err
+}
+
+// write writes to the file.
+func (f *fill) write(p []byte) error {
+	err := f.disk(func() error { _, err := f.file.Write(p); return err })
+	f.doubtful = f.doubtful || err != nil
+	return err
+}
+
+// sync has the disk take what was written: what it could not take would be sent as something else later.
+func (f *fill) sync() error {
+	err := f.disk(f.file.Sync)
+	f.doubtful = f.doubtful || err != nil
+	return err
+}
+
+func (f *fill) noteDisk(since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.diskSince = since
 }
 
 // wake has all look again.
@@ -148,26 +183,37 @@ func (f *fill) run() {
 	stop := context.AfterFunc(f.ctx, f.wake)
 	defer stop()
 	err := f.fetch()
+	if err != nil && f.ctx.Err() != nil {
+		err = errors.Join(errAbandoned, err)
+	}
 	if err == nil && !f.cache.isKept(f) {
 		f.awaitOpened()
 		err = errPassed
 	}
 	if err == nil {
-		err = f.file.Sync() // What the disk could not take would be sent as something else later.
+		err = f.sync()
 	}
 	if f.file != nil {
 		err = errors.Join(err, f.file.Close())
 	}
-	if err != nil && f.ctx.Err() == nil && !errors.Is(err, errPassed) {
-		f.cache.cfg.Logger.Warn().Err(err).Str("blob", f.name).Msg("blob did not come into the cache")
+	if err != nil && !errors.Is(err, errAbandoned) && !errors.Is(err, errPassed) && !errors.Is(err, errNoRoom) {
+		f.cache.cfg.Logger.Warn().Err(err).Str("blob", f.blob.name).Msg("blob did not come into the cache")
 	}
 	if err != nil && f.file != nil {
-		f.cache.unlink(f.path)
+		f.cache.unlink(f.blob.path)
 	}
+	f.end(err)
 	f.cache.settle(f, err)
+}
+
+// end tells readers that no more comes.
+func (f *fill) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended, f.err = true, err
+	if f.doubtful {
+		f.written = 0
+	}
 	f.moved.Broadcast()
 }
 
@@ -182,10 +228,14 @@ func (f *fill) awaitOpened() {
 
 // fetch writes the file.
 func (f *fill) fetch() (err error) {
-	if f.file, err = os.OpenFile(f.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+	err = f.disk(func() (err error) {
+		f.file, err = os.OpenFile(f.blob.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	reader, err := f.source(f.ctx, 0, f.size)
+	reader, err := f.source(f.ctx, 0, f.blob.size)
 	if err != nil {
 		return err
 	}
@@ -194,14 +244,13 @@ func (f *fill) fetch() (err error) {
 	switch {
 	case err != nil:
 		return err
-	case f.total != f.size:
-		return fmt.Errorf("%d bytes of %d: %w", f.total, f.size, errSize)
+	case f.total != f.blob.size:
+		return fmt.Errorf("%d bytes of %d: %w", f.total, f.blob.size, errSize)
 	}
 	if f.inBlock > 0 {
 		f.endBlock()
 	}
-	_, err = f.file.Write(trailer(f.sums, f.name, f.size))
-	return err
+	return f.write(trailer(f.sums, f.blob.name, f.blob.size))
 }
 
 // Write takes the next bytes of the blob. It waits while it is too far ahead.
@@ -209,18 +258,20 @@ func (f *fill) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		part := p[:min(len(p), blockBytes-f.inBlock)]
 		if f.inBlock == 0 {
-			if err := errors.Join(f.wait(), f.cache.cfg.RequireSpace(blockBytes)); err != nil {
+			if err := f.wait(); err != nil {
+				return n, err
+			}
+			if err := f.disk(f.takeRoom); err != nil {
 				return n, err
 			}
 		}
-		if f.total+uint64(len(part)) > f.size {
+		if f.total+uint64(len(part)) > f.blob.size {
 			return n, errSize
 		}
-		written, err := f.file.Write(part)
-		n += written
-		if err != nil {
+		if err := f.write(part); err != nil {
 			return n, err
 		}
+		n += len(part)
 		f.sum = crc32.Update(f.sum, castagnoli, part)
 		f.inBlock, f.total = f.inBlock+len(part), f.total+uint64(len(part))
 		if f.inBlock == blockBytes {
@@ -229,6 +280,14 @@ func (f *fill) Write(p []byte) (n int, err error) {
 		p = p[len(part):]
 	}
 	return n, nil
+}
+
+// takeRoom makes sure that there is room for the next block.
+func (f *fill) takeRoom() error {
+	if err := f.cache.charge(f, min(blockBytes, f.blob.size-f.total)); err != nil {
+		return err
+	}
+	return f.cache.cfg.RequireSpace(blockBytes)
 }
 
 // endBlock lets readers have the block.

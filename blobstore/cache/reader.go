@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
@@ -25,6 +26,21 @@ type Sender interface {
 	SendFile(file *io.LimitedReader) (int64, error)
 }
 
+// SendSome hands the next bytes of a file to a Sender, at most so many, and no more than may go
+// without the connection's deadline being moved. damage is set if it is the file that gave less than it
+// should, err if it is the Sender that did not take it.
+func SendSome(to Sender, file *os.File, most uint64) (sent int64, damage, err error) {
+	part := &io.LimitedReader{R: file, N: int64(min(most, sendBytes))}
+	sent, err = to.SendFile(part)
+	switch {
+	case err == nil && part.N > 0:
+		return sent, io.ErrUnexpectedEOF, nil // The file ends before it should.
+	case err != nil && IsReadError(err):
+		return sent, err, nil
+	}
+	return sent, nil, err
+}
+
 var copyBuffers = sync.Pool{New: func() any { buffer := make([]byte, copyBytes); return &buffer }}
 
 // reader reads what is wanted of a blob from its file, and what the file does not give from the
@@ -33,7 +49,7 @@ type reader struct {
 	cache   *Cache
 	ctx     context.Context
 	request Request
-	// blob is whose file it is; nil if that comes in, by fill.
+	// blob is whose file it is. It comes in by fill if that is not nil.
 	blob *blob
 	fill *fill
 	// waits says that the fill waits for this reader to open the file.
@@ -42,9 +58,17 @@ type reader struct {
 	file  *os.File
 	// position is in the blob.
 	position, end uint64
-	// direct reads the rest, once the file is of no use.
+	// checks says that blocks are checked before they are sent. sums are theirs, and checked is how far that was done,
+	// since began.
+	checks  bool
+	sums    []uint32
+	checked uint64
+	began   time.Time
+	// direct reads the rest, once the file is of no use; failed is why even that can't.
 	direct io.ReadCloser
-	closed bool
+	failed error
+	// left says that the file and the fill were given up.
+	left, closed bool
 }
 
 func newReader(ctx context.Context, c *Cache, r Request, b *blob, f *fill) *reader {
@@ -68,17 +92,49 @@ func (r *reader) open(path string) error {
 	return nil
 }
 
+// readSums reads what blocks are checked by. It fails with errDamaged, or as the disk does.
+func (r *reader) readSums() (err error) {
+	r.sums, err = readSums(r.file, r.blob.name, r.blob.size)
+	r.checked = r.position / blockBytes * blockBytes
+	return err
+}
+
+// sound returns how many bytes the file has for this reader, at least one, that need no more checking. It fails with
+// errDamaged, or as the disk does.
+func (r *reader) sound() (bytes uint64, err error) {
+	if !r.checks {
+		return r.end - r.position, nil
+	}
+	if r.position >= r.checked {
+		buffer := copyBuffers.Get().(*[]byte)
+		defer copyBuffers.Put(buffer)
+		block := r.checked / blockBytes
+		if err := checkBlock(r.file, r.blob.size, block, r.sums[block], *buffer); err != nil {
+			return 0, err
+		}
+		r.checked = min(r.checked+blockBytes, r.blob.size)
+		if r.request.Offset < blockBytes && r.checked == r.blob.size {
+			r.cache.trust(r.blob, r.began)
+		}
+	}
+	return min(r.checked, r.end) - r.position, nil
+}
+
 // ready returns how many bytes the file has for this reader now; 0 if it has to go on with direct.
 func (r *reader) ready() (bytes uint64, err error) {
-	if r.direct != nil {
-		return 0, nil
+	if r.direct != nil || r.failed != nil {
+		return 0, r.failed
 	}
 	if r.fill == nil {
-		return r.end - r.position, nil
+		bytes, err := r.sound()
+		if err != nil {
+			err = r.distrust(err)
+		}
+		return bytes, err
 	}
 	written, err := r.fill.await(r.ctx, r.position)
 	if err == nil && r.file == nil {
-		err = r.open(r.fill.path)
+		err = r.open(r.blob.path)
 		r.hold()
 	}
 	if err == nil {
@@ -99,18 +155,34 @@ func (r *reader) hold() {
 }
 
 // turnAway goes on without the file.
-func (r *reader) turnAway() (err error) {
-	r.hold()
-	r.direct, err = r.request.Source(r.ctx, r.position, r.end-r.position)
-	return err
+func (r *reader) turnAway() error {
+	_ = r.leave() // It was only read.
+	r.direct, r.failed = r.request.Source(r.ctx, r.position, r.end-r.position)
+	return r.failed
 }
 
-// distrust is turnAway for a file that gives less than it has.
+// distrust is turnAway for a file that gives less than it has, or something else.
 func (r *reader) distrust(err error) error {
-	if r.blob != nil {
-		r.cache.drop(r.blob, err)
-	}
+	r.cache.drop(r.blob, err)
 	return r.turnAway()
+}
+
+// leave gives up the file, and the fill.
+func (r *reader) leave() (err error) {
+	if r.left {
+		return nil
+	}
+	r.left = true
+	if r.fill != nil {
+		r.stop()
+		r.hold()
+		r.fill.leave()
+	}
+	if r.file != nil {
+		err = r.file.Close()
+	}
+	r.cache.release(r.blob)
+	return err
 }
 
 // euclean is what file systems of Linux say of their own damage (EUCLEAN).
@@ -119,6 +191,11 @@ const euclean = syscall.Errno(117)
 // IsReadError says whether an error of a Sender is of the file, not of where it was sent.
 func IsReadError(err error) bool {
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EBADMSG) || errors.Is(err, euclean)
+}
+
+// isShortage says whether a file could not be opened for what the process lacks, which says nothing of the file.
+func isShortage(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 // Read implements io.Reader.
@@ -175,19 +252,14 @@ func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
 			}
 			return written + n, err
 		}
-		part := &io.LimitedReader{R: r.file, N: int64(min(bytes, sendBytes))}
-		n, err := sender.SendFile(part)
+		n, damage, err := SendSome(sender, r.file, bytes)
 		written += n
 		r.position += uint64(n)
-		if err == nil && part.N > 0 {
-			err = io.ErrUnexpectedEOF // The file ends before it should.
-		} else if err != nil && !IsReadError(err) {
-			return written, err
+		if err == nil && damage != nil {
+			err = r.distrust(damage)
 		}
 		if err != nil {
-			if err := r.distrust(err); err != nil {
-				return written, err
-			}
+			return written, err
 		}
 	}
 	return written, nil
@@ -199,17 +271,9 @@ func (r *reader) Close() error {
 		return nil
 	}
 	r.closed = true
-	var err error
-	if r.fill != nil {
-		r.stop()
-		r.hold()
-		r.fill.leave()
-	}
+	err := r.leave()
 	if r.direct != nil {
-		err = r.direct.Close()
-	}
-	if r.file != nil {
-		err = errors.Join(err, r.file.Close())
+		err = errors.Join(err, r.direct.Close())
 	}
 	return err
 }
