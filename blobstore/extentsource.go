@@ -127,6 +127,7 @@ func (s *Store) noteFailure(source *extentSource, number int, err error) {
 		// A disk's error is about this one file, as far as can be known: the node is well,
 		// and looks after its disks itself.
 		s.damaged.Add(1)
+		s.distrustMirror(node, source.id, number)
 		s.reports.add(source.id, number, node)
 		s.log.Warn().Err(err).Hex("extent", source.id).Int("shard", number).Str("peer", node).Msg("shard is damaged")
 	case isNodeFault(err):

@@ -51,7 +51,10 @@ func openCache(cfg Config, first *Disk) *cache.Cache {
 // if they are read a second time.
 func (s *Store) Pull(ctx context.Context, digest string, extents []*proto.Extent, offset, length uint64, worthy bool) (io.ReadCloser, error) {
 	size := blobSize(extents)
-	if s.cache == nil || size <= uint64(s.cfg.SmallBlobBytes) || s.isMirroredHere(extents) {
+	if size > uint64(s.cfg.SmallBlobBytes) && s.isMirroredHere(extents) {
+		return s.readMirror(ctx, extents, offset, length)
+	}
+	if s.cache == nil || size <= uint64(s.cfg.SmallBlobBytes) {
 		return s.Read(ctx, extents, offset, length)
 	}
 	if offset > size || length > size-offset {

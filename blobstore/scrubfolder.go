@@ -101,6 +101,7 @@ func (c *scrub) shard(ctx context.Context, d *Disk, started time.Time, id shardI
 	case errors.Is(err, ErrChecksum), errors.Is(err, ErrDisk):
 		c.count(started, ScrubPass{Shards: 1, Bytes: uint64(size), Damaged: 1})
 		c.log.Warn().Err(err).Msg("scrub found a damaged shard")
+		d.handles.forget(id)
 		c.store.reports.add(id.extent[:], int(id.number), c.node)
 	case ctx.Err() != nil:
 		return ctx.Err()

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -83,6 +85,8 @@ type openShard struct {
 	file      *os.File
 	layout    layout
 	checksums []uint32
+	// checked is when it was last read through, and sound; nil if it was not since it was opened.
+	checked atomic.Pointer[time.Time]
 	// users counts the reads under way, and the cache if it holds the shard. At 0
 	// the file is closed. Guarded by the cache's lock.
 	users int
