@@ -115,7 +115,7 @@ func (c *Config) validate(workload Workload) error {
 	for _, registry := range c.Registries {
 		need(registry.Name != "" && !names[registry.Name], fmt.Sprintf("registry %q: each needs a name of its own", registry.Name))
 		names[registry.Name] = true
-		need(!c.Cold || registry.Before != "", fmt.Sprintf("registry %s: to be cold it needs a command that empties caches before its turns", registry.Name))
+		need(!c.Cold || registry.Before != "" || registry.BeforeTurn != nil, fmt.Sprintf("registry %s: to be cold it needs a command that empties caches before its turns", registry.Name))
 		need(!c.Verify || len(registry.Static) == 0, fmt.Sprintf("registry %s: what static files have in them is not known, they can't be verified", registry.Name))
 		wrong = append(wrong, registry.validate(workload))
 	}

@@ -115,6 +115,20 @@ func TestRoundRobin(t *testing.T) {
 	}
 }
 
+// A registry can have a number of tags of its own.
+func TestTagsOfOneRegistry(t *testing.T) {
+	few, fewURLs := newFake(t, 1)
+	many, manyURLs := newFake(t, 1)
+	config := testConfig("head-tag", Registry{Name: "few", URLs: fewURLs, Tags: 2}, Registry{Name: "many", URLs: manyURLs})
+	report := runBench(t, config)
+	if len(few.tags) != 2 || len(many.tags) != config.Tags {
+		t.Errorf("there are %d and %d tags, want 2 and %d", len(few.tags), len(many.tags), config.Tags)
+	}
+	if done, failed := report.Counts(); done != 48 || failed != 0 {
+		t.Errorf("%d done, %d failed", done, failed)
+	}
+}
+
 // Errors are counted by kind, with the first text, and do not count as work.
 func TestErrorsAreCounted(t *testing.T) {
 	var n atomic.Int64
@@ -224,6 +238,17 @@ func TestCold(t *testing.T) {
 	if content, err := os.ReadFile(marks); err != nil || string(content) != "mark\nmark\n" {
 		t.Errorf("the command left %q, %v", content, err)
 	}
+	config.Registries[0].Before = ""
+	called := 0
+	config.Registries[0].BeforeTurn = func(context.Context) error { called++; return nil }
+	if runBench(t, config); called != config.Turns {
+		t.Errorf("the function before turns was called %d times", called)
+	}
+	broken := errors.New("it does not start again")
+	config.Registries[0].BeforeTurn = func(context.Context) error { return broken }
+	if _, err := Run(t.Context(), config); !errors.Is(err, broken) {
+		t.Errorf("a function that fails: %v", err)
+	}
 	config.Registries[0].Before = "echo no caches here; false"
 	if _, err := Run(t.Context(), config); err == nil || !strings.Contains(err.Error(), "exit status 1: no caches here") {
 		t.Errorf("a command that fails: %v", err)
@@ -293,7 +318,7 @@ func TestServersAreMeasured(t *testing.T) {
 	config := testConfig("push-put", Registry{Name: "fake", URLs: urls, Processes: []string{pidFile}})
 	report := runBench(t, config)
 	for _, turn := range report.Registries[0].Turns {
-		if turn.Servers == nil || turn.Servers.PeakBytes < 1<<20 || turn.Servers.HighBytes < turn.Servers.PeakBytes || turn.Client == nil {
+		if turn.Servers == nil || turn.Servers.PeakBytes < 1<<20 || turn.Servers.HighBytes < turn.Servers.PeakBytes || turn.Servers.LargestBytes != turn.Servers.HighBytes || turn.Client == nil {
 			t.Errorf("servers %+v, client %+v", turn.Servers, turn.Client)
 		}
 	}
@@ -338,6 +363,7 @@ func TestValidate(t *testing.T) {
 		}},
 		{`"ftp://x" is not http`, func(c *Config) { c.Registries = []Registry{{Name: "a", URLs: []string{"ftp://x"}}} }},
 		{`"http://x/v2/" has more than`, func(c *Config) { c.Registries = []Registry{{Name: "a", URLs: []string{"http://x/v2/"}}} }},
+		{"tags: -1 is not 0 to", func(c *Config) { c.Registries[0].Tags = -1 }},
 		{"65 nodes", func(c *Config) { c.Registries = []Registry{{Name: "a", URLs: make([]string, 65)}} }},
 		{"has no certificate", func(c *Config) { c.TLS.CA = []byte("nonsense") }},
 	} {

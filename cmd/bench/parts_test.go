@@ -101,7 +101,7 @@ func TestMeter(t *testing.T) {
 	writeProc(t, proc, "11", 150, 4096)
 	writeProc(t, proc, "12", 1025, 1024)
 	used, err := m.stop()
-	if err != nil || math.Abs(used.CPUSeconds-0.75) > 1e-9 || used.PeakBytes != 5<<20 || used.HighBytes != 10<<20 {
+	if err != nil || math.Abs(used.CPUSeconds-0.75) > 1e-9 || used.PeakBytes != 5<<20 || used.HighBytes != 10<<20 || used.LargestBytes != 8<<20 {
 		t.Errorf("%+v, %v", used, err)
 	}
 	if m, err = p.meter(t.Context()); err != nil {

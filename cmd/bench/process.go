@@ -32,6 +32,8 @@ type Usage struct {
 	PeakBytes int64 `json:"peak_rss_bytes"`
 	// HighBytes is the sum of the most that each of them has had since it started.
 	HighBytes int64 `json:"high_water_rss_bytes"`
+	// LargestBytes is the most that any one of them has had since it started.
+	LargestBytes int64 `json:"largest_high_water_rss_bytes"`
 }
 
 // processes are looked at through /proc.
@@ -128,20 +130,26 @@ func parseStat(stat string) (ticks uint64, err error) {
 	return ticks, nil
 }
 
-// memory is what all of them have, and the sum of the most that each has had, in bytes.
-func (p processes) memory() (now, high int64, err error) {
+// memory is what processes have, in bytes.
+type memory struct {
+	// now is what all have; high the sum of the most that each has had, and largest the most of those.
+	now, high, largest int64
+}
+
+// memory looks at all of them.
+func (p processes) memory() (sum memory, err error) {
 	for _, pid := range p.pids {
 		content, err := os.ReadFile(filepath.Join(p.proc, strconv.Itoa(pid), "status"))
 		if err != nil {
-			return 0, 0, fmt.Errorf("measure process %d: %w", pid, err)
+			return memory{}, fmt.Errorf("measure process %d: %w", pid, err)
 		}
 		resident, most, err := parseStatus(string(content))
 		if err != nil {
-			return 0, 0, fmt.Errorf("measure process %d: %w", pid, err)
+			return memory{}, fmt.Errorf("measure process %d: %w", pid, err)
 		}
-		now, high = now+resident, high+most
+		sum = memory{now: sum.now + resident, high: sum.high + most, largest: max(sum.largest, most)}
 	}
-	return now, high, nil
+	return sum, nil
 }
 
 // parseStatus returns VmRSS and VmHWM of /proc/PID/status, in bytes.
@@ -199,11 +207,11 @@ func (p processes) watchMemory(ctx context.Context) (peak int64) {
 	ticker := time.NewTicker(memoryInterval)
 	defer ticker.Stop()
 	for {
-		now, _, err := p.memory()
+		seen, err := p.memory()
 		if err != nil {
 			return peak // stop meets the same error and returns it
 		}
-		peak = max(peak, now)
+		peak = max(peak, seen.now)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -223,9 +231,9 @@ func (m *meter) stop() (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, high, err := m.processes.memory()
+	seen, err := m.processes.memory()
 	if err != nil {
 		return nil, err
 	}
-	return &Usage{CPUSeconds: after - m.before, PeakBytes: max(peak, now), HighBytes: high}, nil
+	return &Usage{CPUSeconds: after - m.before, PeakBytes: max(peak, seen.now), HighBytes: seen.high, LargestBytes: seen.largest}, nil
 }

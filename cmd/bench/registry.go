@@ -17,7 +17,7 @@ import (
 const (
 	// maxURLs bounds the nodes of a registry, and the files of a static server with MaxBlobs.
 	maxURLs = 64
-	// beforeTimeout bounds the command before a turn.
+	// beforeTimeout bounds what is done before a turn.
 	beforeTimeout = 10 * time.Minute
 )
 
@@ -33,6 +33,11 @@ type Registry struct {
 	Processes []string
 	// Before is a command for sh, run before each of its turns; may be empty.
 	Before string
+	// BeforeTurn is called before each of its turns, after that command; may be nil. If it fails, so
+	// does the run.
+	BeforeTurn func(ctx context.Context) error
+	// Tags are prepared for it instead of Config.Tags, unless that is 0.
+	Tags int
 	// User and Password are its login; may be empty.
 	User, Password string
 }
@@ -49,6 +54,9 @@ func (r Registry) validate(workload Workload) error {
 	}
 	if len(r.Static) > 0 && !workload.pull {
 		fault("static files can only be pulled, %s needs a registry", workload.Name)
+	}
+	if r.Tags < 0 || r.Tags > MaxTags {
+		fault("tags: %d is not 0 to %d", r.Tags, MaxTags)
 	}
 	for _, text := range append(r.URLs[:len(r.URLs):len(r.URLs)], r.Static...) {
 		parsed, err := url.Parse(text)
@@ -125,13 +133,23 @@ func (t *target) baseOf(thing int, lap uint64) string { return t.base(uint64(thi
 // newBlob returns a blob that the registry does not have.
 func (t *target) newBlob(f *family) (blob, error) { return f.blob(t.made.Add(1)) }
 
-// runBefore runs the command before a turn.
+// runBefore does what is to be done before a turn.
 func (t *target) runBefore(ctx context.Context) error {
-	if t.Before == "" {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, beforeTimeout)
 	defer cancel()
+	if t.Before != "" {
+		if err := t.runCommand(ctx); err != nil {
+			return err
+		}
+	}
+	if t.BeforeTurn != nil {
+		return t.BeforeTurn(ctx)
+	}
+	return nil
+}
+
+// runCommand runs the command before a turn.
+func (t *target) runCommand(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "sh", "-c", t.Before)
 	// What it leaves running must not keep this waiting.
 	cmd.WaitDelay = time.Second

@@ -54,6 +54,7 @@ const (
 	CPUPerGB            Metric = "cpu_seconds_per_gb"
 	CPUPerOperation     Metric = "cpu_seconds_per_operation"
 	PeakBytes           Metric = "peak_rss_bytes"
+	LargestBytes        Metric = "largest_high_water_rss_bytes"
 	ClientCPUPerGB      Metric = "client_cpu_seconds_per_gb"
 	ClientPerOperation  Metric = "client_cpu_seconds_per_operation"
 )
@@ -82,6 +83,8 @@ func (t *Turn) Value(m Metric) (value float64, ok bool) {
 		return t.Servers.CPUSeconds / operations, true
 	case m == PeakBytes && t.Servers != nil:
 		return float64(t.Servers.PeakBytes), true
+	case m == LargestBytes && t.Servers != nil:
+		return float64(t.Servers.LargestBytes), true
 	case m == ClientCPUPerGB && t.Client != nil && moved > 0:
 		return t.Client.CPUSeconds / moved, true
 	case m == ClientPerOperation && t.Client != nil:
@@ -94,7 +97,7 @@ func (t *Turn) Value(m Metric) (value float64, ok bool) {
 func Metrics() []Metric {
 	return []Metric{
 		OperationsPerSecond, BytesPerSecond, P50Seconds, P99Seconds, MaxSeconds,
-		CPUPerGB, CPUPerOperation, PeakBytes, ClientCPUPerGB, ClientPerOperation,
+		CPUPerGB, CPUPerOperation, PeakBytes, LargestBytes, ClientCPUPerGB, ClientPerOperation,
 	}
 }
 

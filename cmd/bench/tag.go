@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,12 +47,15 @@ func (t *tags) prepareManifests(ctx context.Context) error {
 	})
 }
 
+// count is how many tags there are.
+func (t *tags) count() int { return cmp.Or(t.Tags, t.config.Tags) }
+
 // prepare has as many tags as are wanted.
 func (t *tags) prepare(ctx context.Context) error {
 	if err := t.prepareManifests(ctx); err != nil {
 		return err
 	}
-	return t.each(ctx, t.config.Tags, func(ctx context.Context, i int) error {
+	return t.each(ctx, t.count(), func(ctx context.Context, i int) error {
 		return t.putManifest(ctx, t.base(uint64(i)), tagName(i), t.manifests[0])
 	})
 }
@@ -65,7 +69,7 @@ func (t *target) putManifest(ctx context.Context, base, tag string, manifest []b
 // asking does a request for one tag after the other.
 func (t *tags) asking(method string) work {
 	return work{prepare: t.prepare, operation: func(ctx context.Context, n uint64) (int64, error) {
-		tag, lap := pick(n, t.config.Tags)
+		tag, lap := pick(n, t.count())
 		_, body, err := t.client.exchange(ctx, call{
 			method: method, url: t.baseOf(tag, lap) + "/manifests/" + tagName(tag),
 			header: []string{"Accept", manifestType}, want: []int{http.StatusOK},
@@ -85,7 +89,7 @@ func getTag(t *target) work { return (&tags{target: t}).asking(http.MethodGet) }
 func putTag(target *target) work {
 	t := &tags{target: target}
 	return work{prepare: t.prepareManifests, operation: func(ctx context.Context, n uint64) (int64, error) {
-		tag, lap := pick(n, t.config.Tags)
+		tag, lap := pick(n, t.count())
 		return 0, t.putManifest(ctx, t.baseOf(tag, lap), tagName(tag), t.manifests[lap%2])
 	}}
 }
@@ -106,8 +110,8 @@ func listTags(target *target) work {
 				break
 			}
 		}
-		if listed != t.config.Tags {
-			return 0, fmt.Errorf("list tags: %w: %d tags, there are %d", errLength, listed, t.config.Tags)
+		if listed != t.count() {
+			return 0, fmt.Errorf("list tags: %w: %d tags, there are %d", errLength, listed, t.count())
 		}
 		return 0, nil
 	}}
