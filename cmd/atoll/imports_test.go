@@ -25,7 +25,8 @@ func allowedImports() map[string]map[string]string {
 			"node":      "the command line runs a node and talks to one",
 			"cmd/bench": "and measures registries, this or others",
 		},
-		"cmd/bench": {}, // a black box is measured from outside
+		"cmd/bench":       {}, // a black box is measured from outside
+		"cmd/performance": {"cmd/bench": "runs of several servers in turns"},
 		"node": {
 			"gateway":         "node puts the layers together",
 			"metadata":        "node puts the layers together",
@@ -34,6 +35,7 @@ func allowedImports() map[string]map[string]string {
 			"consensus":       "node puts the layers together",
 			"proto":           "membership between nodes",
 		},
+		"node/alloctest": {}, // for the tests of all
 		"node/nodetest": {
 			"node":            "clusters for tests are made of nodes",
 			"metadata":        "the closing checks compare states",
@@ -145,7 +147,8 @@ func TestImportsGoDownOnly(t *testing.T) {
 		}
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
 			target, own := strings.CutPrefix(imported, module+"/")
-			harness := target == "node/nodetest" && name == "node" ||
+			harness := target == "node/alloctest" ||
+				target == "node/nodetest" && name == "node" ||
 				target == "gateway/acmetest" && (name == "gateway" || name == "node/nodetest")
 			if own && target != name && arrows[target] == "" && !harness {
 				t.Errorf("tests of %s import %s, which the layers do not allow", name, target)
