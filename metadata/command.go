@@ -1,7 +1,6 @@
 package metadata
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -30,11 +29,11 @@ func encodeCommand(command *proto.Command) ([]byte, error) {
 	if len(encoded) > maxCommandBytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, the log takes at most %d", ErrInvalid, len(encoded), maxCommandBytes)
 	}
-	return append(encoded, checksumOf(encoded)...), nil
+	return binary.BigEndian.AppendUint32(encoded, checksumOf(encoded)), nil
 }
 
-func checksumOf(encoded []byte) []byte {
-	return binary.BigEndian.AppendUint32(nil, crc32.Checksum(encoded, crc32.MakeTable(crc32.Castagnoli)))
+func checksumOf(encoded []byte) uint32 {
+	return crc32.Checksum(encoded, crc32.MakeTable(crc32.Castagnoli))
 }
 
 // decodeCommand reads a command from the log. A command that this version does
@@ -45,7 +44,7 @@ func decodeCommand(data []byte) (*proto.Command, error) {
 		return nil, fmt.Errorf("%w: command of %d bytes has no checksum", ErrCorrupt, len(data))
 	}
 	encoded := data[:len(data)-crc32.Size]
-	if !bytes.Equal(checksumOf(encoded), data[len(encoded):]) {
+	if checksumOf(encoded) != binary.BigEndian.Uint32(data[len(encoded):]) {
 		return nil, fmt.Errorf("%w: command's checksum does not match", ErrCorrupt)
 	}
 	command := &proto.Command{}
@@ -67,20 +66,24 @@ func unknownField(m protoreflect.Message) (name string) {
 	if len(m.GetUnknown()) > 0 {
 		return string(m.Descriptor().FullName())
 	}
-	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		if field.Message() == nil || field.IsMap() { // the maps here hold strings
-			return true
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		if field.Message() == nil || field.IsMap() || !m.Has(field) { // the maps here hold strings
+			continue
 		}
 		if !field.IsList() {
-			name = unknownField(value.Message())
-			return name == ""
+			name = unknownField(m.Get(field).Message())
+		} else {
+			for list, j := m.Get(field).List(), 0; j < list.Len() && name == ""; j++ {
+				name = unknownField(list.Get(j).Message())
+			}
 		}
-		for list, i := value.List(), 0; i < list.Len() && name == ""; i++ {
-			name = unknownField(list.Get(i).Message())
+		if name != "" {
+			return name
 		}
-		return name == ""
-	})
-	return name
+	}
+	return ""
 }
 
 // admit refuses commands that must not be carried out any more.

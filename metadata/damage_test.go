@@ -2,7 +2,9 @@ package metadata
 
 import (
 	"errors"
+	"hash/crc32"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -111,5 +113,17 @@ func TestDamageFoundByAReadEndsTheNode(t *testing.T) {
 	}
 	if len(fatal) != 2 || !errors.Is(fatal[0], ErrCorrupt) || fatal[1] != nil {
 		t.Errorf("fatal errors are %v", fatal)
+	}
+}
+
+// TestSealIsCRC32C: the checksum is that of bucket, key and value in one piece, however
+// it is computed. It is in every database.
+func TestSealIsCRC32C(t *testing.T) {
+	key, value := []byte("key"), []byte("value")
+	for _, b := range stateBuckets() {
+		whole := slices.Concat(recordPrefix(b, key), key, value)
+		if want := crc32.Checksum(whole, crc32.MakeTable(crc32.Castagnoli)); checksum(b, key, value) != want {
+			t.Errorf("bucket %q: %08x, want %08x", b, checksum(b, key, value), want)
+		}
 	}
 }

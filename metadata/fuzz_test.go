@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -136,7 +137,7 @@ func FuzzRestore(f *testing.F) {
 }
 
 func withChecksum(encoded []byte) []byte {
-	return append(bytes.Clone(encoded), checksumOf(encoded)...)
+	return binary.BigEndian.AppendUint32(bytes.Clone(encoded), checksumOf(encoded))
 }
 
 func mustEncode(t testing.TB, command *proto.Command) []byte {

@@ -37,9 +37,18 @@ func unseal(b bucket, key, sealed []byte) ([]byte, error) {
 
 func checksum(b bucket, key, value []byte) uint32 {
 	table := crc32.MakeTable(crc32.Castagnoli)
-	sum := crc32.Update(0, table, recordPrefix(b, key))
-	sum = crc32.Update(sum, table, key)
+	sum := crc32.Update(prefixChecksum(table, b, key), table, key)
 	return crc32.Update(sum, table, value)
+}
+
+// prefixChecksum is the checksum of recordPrefix, byte by byte: what package crc32 gets
+// has to be on the heap, and this is needed for each record that is read.
+func prefixChecksum(table *crc32.Table, b bucket, key []byte) uint32 {
+	sum := ^uint32(0)
+	for _, x := range recordPrefix(b, key) {
+		sum = table[byte(sum)^x] ^ sum>>8
+	}
+	return ^sum
 }
 
 // recordPrefix makes the bytes of (bucket, key, value) unambiguous.

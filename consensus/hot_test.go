@@ -1,0 +1,33 @@
+package consensus
+
+import (
+	"testing"
+	"time"
+
+	"github.com/atollregistry/atoll/node/alloctest"
+)
+
+func BenchmarkHot(b *testing.B)    { alloctest.Bench(b, hotFunctions) }
+func TestAllocations(t *testing.T) { alloctest.Check(t, hotFunctions) }
+
+// hotFunctions are those of every write and read, on a cluster of one node. Between
+// several nodes, heartbeats and the batches of what is replicated allocate as well, by
+// the clock, and no count comes out the same twice: BenchmarkPropose shows their times.
+func hotFunctions(t testing.TB) []alloctest.Function {
+	c := form(t, 1, func(cfg *Config) { cfg.AutopilotInterval = time.Hour })
+	leader, ctx := c.leader(), t.Context()
+	command := make([]byte, 512)
+	return []alloctest.Function{
+		// The library's goroutines make it differ by two or three.
+		{Name: "propose", Allocs: 216, Call: func() {
+			if _, _, err := leader.Propose(ctx, command); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{Name: "read index", Allocs: 26, Call: func() {
+			if err := leader.ReadIndex(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+}
