@@ -11,8 +11,9 @@ import (
 const (
 	// cleanTimeout bounds how long ScrubClean has everything read again and again: damage that a
 	// pass has found is repaired before the next, but what no record names any more stays, as it is,
-	// until it is swept. cleanPause is the pause between two passes.
-	cleanTimeout = SettleTimeout
+	// until it is swept: after a grace and two eras, which a leader begins, and a busy machine changes
+	// leaders now and then. cleanPause is the pause between two passes.
+	cleanTimeout = 2 * SettleTimeout
 	cleanPause   = 3 * time.Second
 )
 
