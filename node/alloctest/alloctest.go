@@ -15,7 +15,8 @@ import "testing"
 type Function struct {
 	Name string
 	// Allocs is how many allocations a call may make: as many as were counted when it was
-	// last changed. To raise it takes a reason, in the message of the commit that does.
+	// last changed, give or take [slack]. To raise it takes a reason, in the message of
+	// the commit that does.
 	Allocs int
 	Call   func()
 }
@@ -27,6 +28,10 @@ const (
 	// attempts is how often a count that is too high is taken again. Goroutines that are
 	// still ending only ever add to it.
 	attempts = 3
+	// slack is the part of a bound by which a count may pass it. How often bbolt allocates
+	// depends on where its pages split, which differs from run to run: by 3 % in the worst
+	// one seen. Bounds under 20 are exact.
+	slack = 20
 )
 
 // Check fails for each function that allocates more than it may. -v shows the counts.
@@ -35,16 +40,16 @@ func Check(t *testing.T, list func(testing.TB) []Function) {
 		t.Skip("the race detector allocates, too: .ci/run has a step without it")
 	}
 	for _, f := range list(t) {
-		count := 0
+		count, bound := 0, f.Allocs+f.Allocs/slack
 		for range attempts {
 			count = int(testing.AllocsPerRun(calls, f.Call))
-			if count <= f.Allocs {
+			if count <= bound {
 				break
 			}
 		}
 		t.Logf("%s: %d of %d", f.Name, count, f.Allocs)
-		if count > f.Allocs {
-			t.Errorf("%s makes %d allocations, it may make %d", f.Name, count, f.Allocs)
+		if count > bound {
+			t.Errorf("%s makes %d allocations, it may make %d", f.Name, count, bound)
 		}
 	}
 }
