@@ -173,7 +173,7 @@ func startDev(t *testing.T, dir string, args ...string) *devCluster {
 		if !c.running() {
 			t.Fatalf("dev has ended: %s", c.out)
 		}
-		return strings.Contains(c.out.String(), "the cluster is ready")
+		return strings.Contains(c.out.String(), "Ctrl-C stops everything.") // its last words for a while
 	})
 	return c
 }

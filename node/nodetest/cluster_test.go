@@ -17,7 +17,7 @@ import (
 
 // sizes has one blob for each way that bytes are stored: none, tiny, mirrored,
 // just more than mirrored, a stripe and a bit, many stripes.
-var sizes = []int{0, 1, 1000, 128 << 10, 128<<10 + 1, 512<<10 + 7, 5<<20 + 12345}
+var sizes = []int{0, 1, 1000, 128 << 10, 128<<10 + 1, 512<<10 + 7, 3<<20 + 12345}
 
 func push(t *testing.T, c *Cluster, repository, tag string, seed uint64, on ...*Member) string {
 	t.Helper()
