@@ -77,7 +77,7 @@ func TestDiskDies(t *testing.T) {
 		}
 		return n2.wantMetric(fmt.Sprintf(`atoll_disk_in_service{folder=%q,name="n1"} 0`, folder))
 	})
-	if requests := load.end(); requests < 5 {
+	if requests := load.end(); requests < loaders {
 		t.Errorf("the load made %d requests only", requests)
 	}
 	c.checkContent()
