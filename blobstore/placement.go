@@ -70,20 +70,47 @@ func rendezvous(n NodeInfo, key string) float64 {
 	return float64(max(n.CapacityBytes, 1)) / -math.Log(u)
 }
 
-// Home returns the id of the blob's home: the healthy node, among those that hold
-// a shard of it, that rendezvous hashing ranks first for its digest; empty if no
-// holder is healthy. All weigh the same, so that each node is the home of as many
-// blobs as another that holds as many.
-func Home(nodes []NodeInfo, digest string, extents []*proto.Extent) string {
-	home, best := "", 0.0
+// nodesPerHome is how many nodes share a home. With one home for all, a large cluster would send more
+// clients there than it can serve; with more homes, caches have more of the same (docs/scale.md).
+const nodesPerHome = 10
+
+// Home returns the id of the node that is the blob's home for clients that ask a node; empty if no holder is healthy.
+//
+// Homes are the healthy nodes, among those that hold a shard of it, that rendezvous hashing ranks first for
+// its digest, one for every nodesPerHome nodes. All weigh the same, so that each node is the home of as many blobs as
+// another that holds as many. A home is its own; the others are spread over the homes, by rendezvous hashing as well.
+func Home(nodes []NodeInfo, digest string, extents []*proto.Extent, asked string) string {
+	homes := make([]NodeInfo, 0, MaxDataShards+MaxParityShards)
 	for _, n := range nodes {
-		n.CapacityBytes = 1
-		score := rendezvous(n, digest)
-		if n.Healthy && (home == "" || score > best) && holds(n.ID, extents) {
-			home, best = n.ID, score
+		if n.Healthy && holds(n.ID, extents) {
+			n.CapacityBytes = 1
+			homes = append(homes, n)
 		}
 	}
-	return home
+	if len(homes) == 0 {
+		return ""
+	}
+	rank(homes, digest)
+	homes = homes[:min(len(homes), (len(nodes)+nodesPerHome-1)/nodesPerHome)]
+	if slices.ContainsFunc(homes, func(n NodeInfo) bool { return n.ID == asked }) {
+		return asked
+	}
+	rank(homes, digest+" "+asked)
+	return homes[0].ID
+}
+
+// rank orders nodes as rendezvous hashing does for a key.
+func rank(nodes []NodeInfo, key string) {
+	if len(nodes) < 2 {
+		return
+	}
+	scores := make(map[string]float64, len(nodes))
+	for _, n := range nodes {
+		scores[n.ID] = rendezvous(n, key)
+	}
+	slices.SortFunc(nodes, func(a, b NodeInfo) int {
+		return cmp.Or(cmp.Compare(scores[b.ID], scores[a.ID]), cmp.Compare(a.ID, b.ID))
+	})
 }
 
 // holds says whether a node has a shard of one of the extents.

@@ -229,17 +229,17 @@ func TestHome(t *testing.T) {
 	homes := map[string]int{}
 	for i := range blobs {
 		digest := fmt.Sprint("sha256:", i)
-		home := Home(nodes, digest, extents)
+		home := Home(nodes, digest, extents, "d")
 		homes[home]++
 		other := slices.Clone(nodes)
 		slices.Reverse(other)
-		if again := Home(other, digest, extents); again != home {
+		if again := Home(other, digest, extents, "a"); again != home {
 			t.Fatalf("home of %s is %s and %s", digest, home, again)
 		}
 		for j := range other {
 			other[j].Healthy = other[j].ID != home
 		}
-		if next := Home(other, digest, extents); next == home || next == "" || next == "d" {
+		if next := Home(other, digest, extents, "d"); next == home || next == "" || next == "d" {
 			t.Fatalf("without %s the home of %s is %q", home, digest, next)
 		}
 	}
@@ -248,7 +248,38 @@ func TestHome(t *testing.T) {
 			t.Errorf("%s is the home of %d of %d blobs", id, share, blobs)
 		}
 	}
-	if home := Home(nodes, "x", []*proto.Extent{{Holders: []string{"", "e"}}}); home != "" {
+	if home := Home(nodes, "x", []*proto.Extent{{Holders: []string{"", "e"}}}, "a"); home != "" {
 		t.Errorf("home of a blob without holders is %q", home)
+	}
+}
+
+// A large cluster has several homes for a blob, each for as many nodes as another, give or take.
+func TestHomesOfLargeCluster(t *testing.T) {
+	const count, blobs = 30, 300
+	var nodes []NodeInfo
+	holders := make([]string, 10)
+	for i := range count {
+		nodes = append(nodes, NodeInfo{ID: fmt.Sprint("n", i), Healthy: true})
+		holders[i%len(holders)] = nodes[i].ID
+	}
+	extents := []*proto.Extent{{Holders: holders}}
+	busiest := 0
+	for i := range blobs {
+		askers := map[string]int{}
+		for _, n := range nodes {
+			askers[Home(nodes, fmt.Sprint("sha256:", i), extents, n.ID)]++
+		}
+		if len(askers) != count/nodesPerHome {
+			t.Fatalf("homes are %v", askers)
+		}
+		for home, n := range askers {
+			if Home(nodes, fmt.Sprint("sha256:", i), extents, home) != home || !slices.Contains(holders, home) {
+				t.Fatalf("%s is a home of others, and not its own, or no holder", home)
+			}
+			busiest += max(0, n-2*nodesPerHome)
+		}
+	}
+	if busiest > 0 {
+		t.Errorf("homes have %d nodes more than twice their part", busiest)
 	}
 }

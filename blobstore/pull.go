@@ -47,8 +47,7 @@ func openCache(cfg Config, first *Disk) *cache.Cache {
 }
 
 // Pull is Read for a client, of a blob with a digest: it may come from this node's cache,
-// and come into it. A worthy blob stays there, and so does one whose home this node is; others
-// if they are read a second time.
+// and come into it. A worthy blob stays there, others if they are read a second time.
 func (s *Store) Pull(ctx context.Context, digest string, extents []*proto.Extent, offset, length uint64, worthy bool) (io.ReadCloser, error) {
 	size := blobSize(extents)
 	if size > uint64(s.cfg.SmallBlobBytes) && s.isMirroredHere(extents) {
@@ -65,9 +64,6 @@ func (s *Store) Pull(ctx context.Context, digest string, extents []*proto.Extent
 		Source: func(ctx context.Context, offset, length uint64) (io.ReadCloser, error) {
 			return s.Read(ctx, extents, offset, length)
 		},
-	}
-	if !worthy && request.Whole() {
-		request.Worthy = Home(s.cluster.Nodes(), digest, extents) == s.cluster.Self()
 	}
 	cached := s.cache.Open(ctx, request)
 	if cached == nil {

@@ -68,7 +68,7 @@ func (g *gateway) getBlob(ctx context.Context, x *exchange) error {
 		x.w.WriteHeader(s.status)
 		return nil
 	}
-	s.worthy = x.redirected == decidedSigned || x.redirected == decidedHot
+	s.worthy = x.redirected == decidedHot
 	return g.sendExtents(ctx, x, s)
 }
 

@@ -153,7 +153,7 @@ type gateway struct {
 	// auth finds out who asks; nil if nobody logs in.
 	auth *auth
 	// popularity counts what would be redirected.
-	popularity *popularity
+	popularity *Popularity
 }
 
 // copyBytes is how much of a blob is sent at a time. One buffer is held by each
@@ -164,7 +164,7 @@ const copyBytes = 64 << 10
 // take the defaults.
 func New(cfg Config, metadata Metadata, blobs Blobs) http.Handler {
 	cfg = cfg.withDefaults()
-	g := &gateway{cfg: cfg, metadata: metadata, blobs: blobs, metrics: newMetrics(cfg.Metrics, cfg.Logger), now: time.Now, popularity: newPopularity()}
+	g := &gateway{cfg: cfg, metadata: metadata, blobs: blobs, metrics: newMetrics(cfg.Metrics, cfg.Logger), now: time.Now, popularity: NewPopularity()}
 	g.uploads = newLimiter(int64(cfg.MaxConcurrentUploads), cfg.LimitWait, errUploadsBusy, g.metrics.limit("uploads"))
 	g.pulls = newLimiter(int64(cfg.MaxConcurrentPulls), cfg.LimitWait, errPullsBusy, g.metrics.limit("pulls"))
 	g.manifests = newLimiter(cfg.ManifestBufferBytes, cfg.LimitWait, errUploadsBusy, g.metrics.limit("manifest_bytes"))

@@ -10,15 +10,16 @@ import (
 
 const (
 	// hotAsks is how many clients that ask a node for a blob within hotWindow are sent to its home. Those
-	// after them are served there, and the blob is kept: what one popular image weighs, all nodes carry.
-	hotAsks   = 8
+	// after them are served there, and the blob is kept: what one popular image weighs, all nodes carry. With
+	// more, a home is the slowest part of a roll-out; with fewer, caches have more of the same (docs/scale.md).
+	hotAsks   = 2
 	hotWindow = 10 * time.Minute
 	// maxHot bounds the blobs that are counted.
 	maxHot = 4096
 )
 
-// popularity counts how often blobs are asked for. Safe for concurrent use.
-type popularity struct {
+// Popularity counts how often blobs are asked for at a node. Safe for concurrent use.
+type Popularity struct {
 	mu   sync.Mutex // guards asks
 	asks *lru.LRU[string, *asking]
 }
@@ -29,16 +30,17 @@ type asking struct {
 	times int
 }
 
-func newPopularity() *popularity {
+// NewPopularity returns one that has counted nothing.
+func NewPopularity() *Popularity {
 	asks, err := lru.NewLRU[string, *asking](maxHot, nil)
 	if err != nil {
 		panic(fmt.Errorf("popularity: %w", err)) // Unreachable: the size is positive.
 	}
-	return &popularity{asks: asks}
+	return &Popularity{asks: asks}
 }
 
-// note counts one more question for a blob, and says whether it is hot.
-func (p *popularity) note(digest string, now time.Time) (hot bool) {
+// Note counts one more question for a blob, and says whether it is hot: to be served where it is asked for.
+func (p *Popularity) Note(digest string, now time.Time) (hot bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a, ok := p.asks.Get(digest)

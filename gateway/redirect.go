@@ -24,7 +24,7 @@ const (
 
 // Homes knows which node a blob is best read from.
 type Homes interface {
-	// Home looks for the blob's home among the nodes that are well now.
+	// Home looks for the blob's home, for clients that ask this node, among the nodes that are well now.
 	Home(digest string, extents []*proto.Extent) Home
 }
 
@@ -94,7 +94,7 @@ func (g *gateway) redirectTarget(x *exchange, blob *proto.Blob) (target string, 
 	if why := whyNotThere(home.URL, x.origin); why != "" {
 		return "", why, nil
 	}
-	if !always && home.Keeps && g.popularity.note(x.reference, g.now()) {
+	if !always && home.Keeps && g.popularity.Note(x.reference, g.now()) {
 		return "", decidedHot, nil
 	}
 	keys, err := g.metadata.SigningKeys()

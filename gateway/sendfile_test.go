@@ -164,20 +164,20 @@ func TestSendFileToSilentClient(t *testing.T) {
 }
 
 func TestPopularity(t *testing.T) {
-	p, now := newPopularity(), time.Unix(1000, 0)
+	p, now := NewPopularity(), time.Unix(1000, 0)
 	for i := range hotAsks {
-		if p.note("a", now) || p.note("b", now) {
+		if p.Note("a", now) || p.Note("b", now) {
 			t.Fatalf("hot after %d", i)
 		}
 	}
-	if !p.note("a", now) || !p.note("a", now.Add(hotWindow)) {
+	if !p.Note("a", now) || !p.Note("a", now.Add(hotWindow)) {
 		t.Error("it is not hot")
 	}
-	if p.note("a", now.Add(hotWindow+1)) {
+	if p.Note("a", now.Add(hotWindow+1)) {
 		t.Error("it is hot for ever")
 	}
 	for range maxHot {
-		p.note(newRequestID(), now)
+		p.Note(newRequestID(), now)
 	}
 	if p.asks.Len() > maxHot {
 		t.Errorf("%d are counted", p.asks.Len())

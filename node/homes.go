@@ -31,6 +31,6 @@ func (h homes) Home(digest string, extents []*atoll.Extent) gateway.Home {
 		}
 	}
 	nodes := slices.DeleteFunc(h.peers.Nodes(), func(n blobstore.NodeInfo) bool { return n.ID != self && urls[n.ID] == "" })
-	id := blobstore.Home(nodes, digest, extents)
+	id := blobstore.Home(nodes, digest, extents, self)
 	return gateway.Home{URL: urls[id], Self: id == self, AtHand: h.atHand(digest, extents), Keeps: h.keeps(extents)}
 }
