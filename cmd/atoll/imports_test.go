@@ -27,6 +27,12 @@ func allowedImports() map[string]map[string]string {
 		},
 		"cmd/bench":       {}, // a black box is measured from outside
 		"cmd/performance": {"cmd/bench": "runs of several servers in turns"},
+		"cmd/simulate": {
+			"blobstore":       "where shards go, and who repairs them, is its decision",
+			"gateway":         "and what is hot, the gateway's",
+			"blobstore/cache": "the model of the cache is compared with it",
+			"proto":           "extents",
+		},
 		"node": {
 			"gateway":         "node puts the layers together",
 			"metadata":        "node puts the layers together",
