@@ -42,6 +42,7 @@ type Disk struct {
 	reserveBytes  uint64 // 0: computed from the file system's size.
 	calls         fileCalls
 	handles       *openShards
+	recent        *recent
 	// writeBehind is writeBehindBytes, and endRoom endRoomBytes; less in tests.
 	writeBehind int64
 	endRoom     uint64
@@ -103,6 +104,7 @@ func OpenDisk(cfg Config) (*Disk, error) {
 		probeInterval: cfg.DiskProbeInterval,
 		grace:         cfg.DiskGrace,
 	}
+	d.recent = newRecent(d.forgetPages)
 	if err := d.makeFolders(); err != nil {
 		return nil, fmt.Errorf("open shard folder %s: %w: %w", d.dir, ErrDisk, err)
 	}

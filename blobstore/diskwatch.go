@@ -146,7 +146,7 @@ func (d *Disk) writeProbe() (err error) {
 	if err := d.calls.sync(file); err != nil {
 		return err
 	}
-	dropFromCache(file)
+	dropFromCache(file, 0, 0)
 	if err := readFull(file, read, 0); err != nil {
 		return err
 	}

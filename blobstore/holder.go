@@ -156,6 +156,7 @@ func (h *holder) next(sink shardSink) []*cell {
 func (h *holder) checksum(trailer *proto.ShardTrailer, cells []*cell) {
 	for _, c := range cells {
 		number := uint32(len(trailer.CellChecksums))
-		trailer.CellChecksums = append(trailer.CellChecksums, cellChecksum(h.header.ExtentId, h.header.ShardNumber, number, c.data))
+		c.checksum = cellChecksum(h.header.ExtentId, h.header.ShardNumber, number, c.data)
+		trailer.CellChecksums = append(trailer.CellChecksums, c.checksum)
 	}
 }

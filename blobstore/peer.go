@@ -64,17 +64,18 @@ func (s *Store) openSink(ctx context.Context, node string, header *proto.ShardHe
 
 // diskSink is a shardSink on this node's disk.
 type diskSink struct {
-	writer *ShardWriter
-	pieces [][]byte
+	writer    *ShardWriter
+	pieces    [][]byte
+	checksums []uint32
 }
 
 func (d *diskSink) write(cells []*cell) error {
-	d.pieces = d.pieces[:0]
+	d.pieces, d.checksums = d.pieces[:0], d.checksums[:0]
 	for _, c := range cells {
 		defer c.release()
-		d.pieces = append(d.pieces, c.data)
+		d.pieces, d.checksums = append(d.pieces, c.data), append(d.checksums, c.checksum)
 	}
-	return d.writer.Write(d.pieces...)
+	return d.writer.writeCells(d.pieces, d.checksums)
 }
 
 func (d *diskSink) pending() []*cell { return []*cell{} }

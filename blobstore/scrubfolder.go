@@ -120,7 +120,7 @@ func (d *Disk) verify(id shardID, wait func(bytes int) error) (size int64, err e
 	}
 	defer shard.file.Close()
 	if !d.handles.has(id) { // nobody has read it lately
-		defer dropFromCache(shard.file)
+		defer dropFromCache(shard.file, 0, 0)
 	}
 	l := shard.layout
 	run := shardRun{extentID: id.extent[:], layout: l, number: int(id.number), cells: min(l.runCells(), l.stripes())}

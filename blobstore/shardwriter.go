@@ -33,9 +33,10 @@ type ShardWriter struct {
 	sum    uint32
 	inCell int
 	// offset is the length of the file so far. What is before started was handed to
-	// the disk, and what is before settled has been taken by it.
-	offset, started, settled int64
-	failed                   bool
+	// the disk, what is before settled has been taken by it, and what is before dropped
+	// the kernel was told to forget.
+	offset, started, settled, dropped int64
+	failed                            bool
 	// named, if not nil, is called when the shard is durable under its name.
 	named func()
 }
@@ -85,14 +86,31 @@ func (w *ShardWriter) begin() error {
 // end, and may be reused when Write returns. It fails with ErrNoSpace, ErrDisk
 // and ErrInvalid.
 func (w *ShardWriter) Write(pieces ...[]byte) error {
-	if err := w.append(pieces); err != nil {
+	return w.append(pieces, func() {
+		for _, piece := range pieces {
+			w.checksum(piece)
+		}
+	})
+}
+
+// writeCells is Write for whole cells whose checksums are known: nobody else had the bytes since.
+func (w *ShardWriter) writeCells(cells [][]byte, checksums []uint32) error {
+	return w.append(cells, func() {
+		w.sums = append(w.sums, checksums...)
+		w.sum = w.header.cellSeed(uint32(len(w.sums)))
+	})
+}
+
+// append writes pieces of which checksum takes note.
+func (w *ShardWriter) append(pieces [][]byte, checksum func()) error {
+	if err := w.appendPieces(pieces, checksum); err != nil {
 		w.failed = true
 		return fmt.Errorf("write shard %s: %w", w.header.id, err)
 	}
 	return nil
 }
 
-func (w *ShardWriter) append(pieces [][]byte) error {
+func (w *ShardWriter) appendPieces(pieces [][]byte, checksum func()) error {
 	if w.file == nil || w.failed {
 		return fmt.Errorf("the writer is done: %w", ErrInvalid)
 	}
@@ -106,9 +124,7 @@ func (w *ShardWriter) append(pieces [][]byte) error {
 	if err := w.disk.requireSpace(size); err != nil {
 		return err
 	}
-	for _, piece := range pieces {
-		w.checksum(piece)
-	}
+	checksum()
 	if err := w.write(pieces...); err != nil {
 		return err
 	}
@@ -159,6 +175,10 @@ func (w *ShardWriter) writeBehind() error {
 		}
 	}
 	w.settled, w.started = w.started, end
+	if w.settled-w.dropped > recentOfShard+w.disk.writeBehind {
+		dropFromCache(w.file, w.dropped, w.settled-recentOfShard-w.dropped)
+		w.dropped = w.settled - recentOfShard
+	}
 	return nil
 }
 
@@ -210,6 +230,7 @@ func (w *ShardWriter) commit(trailer *proto.ShardTrailer) error {
 	if w.named != nil {
 		w.named()
 	}
+	w.disk.recent.add(w.header.id, w.offset)
 	return nil
 }
 

@@ -94,7 +94,9 @@ func (b *buffer) forfeit() {
 type cell struct {
 	stripe *stripe
 	data   []byte
-	done   atomic.Bool
+	// checksum is that of the cell, once its holder has worked it out.
+	checksum uint32
+	done     atomic.Bool
 }
 
 // newCell returns a cell with these bytes of the stripe.

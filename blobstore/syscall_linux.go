@@ -60,9 +60,9 @@ func startWriteback(f *os.File, offset, length int64, settle bool) error {
 	}
 }
 
-// dropFromCache tells the kernel that a file's pages are not needed again soon.
-func dropFromCache(f *os.File) {
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice, no more
+// dropFromCache tells the kernel that pages of a file, to its end if length is 0, are not needed again soon.
+func dropFromCache(f *os.File, offset, length int64) {
+	_ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_DONTNEED) // advice, no more
 }
 
 // reservedInodes are left to others: the log and the state have few files, but need

@@ -23,7 +23,7 @@ func writeVector(f *os.File, pieces [][]byte) error {
 func startWriteback(*os.File, int64, int64, bool) error { return nil }
 
 // dropFromCache does nothing here.
-func dropFromCache(*os.File) {}
+func dropFromCache(*os.File, int64, int64) {}
 
 // fileSystemSpace returns the bytes of the file system that holds a folder, and
 // how many of them an ordinary process may still write.
