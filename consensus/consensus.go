@@ -111,6 +111,8 @@ type Replica struct {
 	// localReads are the rounds in which this node learns a read index, from
 	// itself or the leader.
 	leaderReads, localReads *rounds
+	// responders are the voters that answer this node, leading.
+	responders responders
 	// proposals has a token for each entry that Raft has not answered yet.
 	proposals chan struct{}
 	// membership is held by whoever changes the configuration.

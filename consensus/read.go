@@ -1,9 +1,11 @@
 package consensus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +23,8 @@ import (
 // the leader takes its commit index and asks the voters for their term. If a
 // majority is in the leader's term after that moment, no later leader can have
 // been elected before it: each of its electors would have moved on first. So
-// nothing was acknowledged by anyone that is not covered by the commit index.
+// nothing was acknowledged by anyone that is not covered by the commit index. A voter
+// that asks on behalf of its clients says its term with the question, and has thereby answered.
 func (r *Replica) ReadIndex(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.ReadTimeout)
 	defer cancel()
@@ -57,7 +60,9 @@ func (r *Replica) fetchIndex(ctx context.Context) (uint64, error) {
 	}
 	ctx, cancel := r.whileLedBy(ctx, id)
 	defer cancel()
-	response, err := proto.NewConsensusClient(conn).ReadIndex(ctx, &proto.ReadIndexRequest{})
+	// All who wait for this answer came before the term is taken.
+	request := &proto.ReadIndexRequest{Term: r.raft.CurrentTerm(), NodeId: r.cfg.NodeID}
+	response, err := proto.NewConsensusClient(conn).ReadIndex(ctx, request)
 	if err != nil {
 		return 0, fmt.Errorf("ask leader %s for read index: %w", id, err)
 	}
@@ -81,41 +86,112 @@ func (r *Replica) provenIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// confirm returns nil when a majority of the voters has answered that it is in
-// that term.
-func (r *Replica) confirm(ctx context.Context, term uint64) error {
-	var others []raft.Server
-	agree, voters := 0, 0
+// witnessedIndex is provenIndex for a node that asks, and was in a term when it did: where that node
+// and this one are a majority of the voters, nobody else needs to be asked. It returns 0 where others do.
+func (r *Replica) witnessedIndex(node string, term uint64) uint64 {
+	open, _ := r.lead.get()
+	if node == r.cfg.NodeID || open != term || !r.leads(term) {
+		return 0
+	}
+	index := r.raft.CommitIndex()
+	agree, others, needed := r.electorate()
+	for _, server := range others {
+		if string(server.ID) == node {
+			agree++
+		}
+	}
+	if agree < needed || !r.leads(term) {
+		return 0
+	}
+	return index
+}
+
+// electorate returns whether this node votes, as 1 or 0, the other voters, and how many are a majority.
+func (r *Replica) electorate() (own int, others []raft.Server, needed int) {
 	for _, server := range r.servers() {
 		switch {
 		case server.Suffrage != raft.Voter:
 		case server.ID == raft.ServerID(r.cfg.NodeID):
-			voters++
-			agree++
+			own = 1
 		default:
-			voters++
 			others = append(others, server)
 		}
 	}
-	needed := voters/2 + 1
+	return own, others, (own+len(others))/2 + 1
+}
+
+// confirmHedge is how long the leader waits for as many voters as make a majority before it asks the others as well.
+const confirmHedge = 10 * time.Millisecond
+
+// confirm returns nil when a majority of the voters has answered that it is in
+// that term. It asks no more voters than it needs, those first that answered last time, as long as they
+// answer soon.
+func (r *Replica) confirm(ctx context.Context, term uint64) error {
+	agree, others, needed := r.electorate()
+	voters := agree + len(others)
 	if voters > 0 && agree >= needed {
 		return nil
 	}
+	r.responders.sort(others)
 	ctx, cancel := context.WithCancel(ctx) // the slow ones need not finish
 	defer cancel()
-	answers := make(chan error, len(others))
-	for _, server := range others {
-		go func() { answers <- r.askTerm(ctx, server, term) }() // ends with ctx
+	type answer struct {
+		voter raft.ServerID
+		err   error
 	}
+	answers, asked := make(chan answer, len(others)), 0
+	ask := func(count int) {
+		for ; asked < min(count, len(others)); asked++ {
+			server := others[asked]
+			go func() { answers <- answer{server.ID, r.askTerm(ctx, server, term)} }() // ends with ctx
+		}
+	}
+	ask(needed - agree)
+	hedge := time.NewTimer(confirmHedge)
+	defer hedge.Stop()
 	var refusals []error
-	for range others {
-		if err := <-answers; err != nil {
-			refusals = append(refusals, err)
-		} else if agree++; agree >= needed {
-			return nil
+	for len(refusals)+needed <= voters {
+		select {
+		case one := <-answers:
+			if one.err != nil {
+				refusals = append(refusals, one.err)
+				ask(asked + 1)
+				continue
+			}
+			r.responders.note(one.voter)
+			if agree++; agree >= needed {
+				return nil
+			}
+		case <-hedge.C:
+			ask(len(others))
 		}
 	}
 	return fmt.Errorf("%w: %d of %d voters confirmed term %d: %w", ErrNoQuorum, agree, voters, term, errors.Join(refusals...))
+}
+
+// responders knows who answered last. Safe for concurrent use.
+type responders struct {
+	mu    sync.Mutex // guards what follows
+	count uint64
+	last  map[raft.ServerID]uint64
+}
+
+// note takes down that a voter has answered.
+func (r *responders) note(id raft.ServerID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = make(map[raft.ServerID]uint64)
+	}
+	r.count++
+	r.last[id] = r.count
+}
+
+// sort puts those first that have answered last.
+func (r *responders) sort(voters []raft.Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slices.SortStableFunc(voters, func(a, b raft.Server) int { return cmp.Compare(r.last[b.ID], r.last[a.ID]) })
 }
 
 // askTerm returns nil if a voter answers that it is in that term. An answer of

@@ -88,6 +88,54 @@ func TestConfirmNeedsAMajorityOfTheTerm(t *testing.T) {
 	}
 }
 
+// A voter that asks confirms the term that it was in, where that makes a majority, and nobody else does.
+func TestWitnessedIndex(t *testing.T) {
+	c := form(t, 3, nil)
+	leader, follower := c.leader(), c.followers()[0]
+	c.propose(leader, "add x")
+	term := leader.raft.CurrentTerm()
+	if index := leader.witnessedIndex(follower.id, term); index < leader.raft.CommitIndex() {
+		t.Errorf("log index %d for a voter of the term", index)
+	}
+	for name, index := range map[string]uint64{
+		"of an older term":    leader.witnessedIndex(follower.id, term-1),
+		"of a later term":     leader.witnessedIndex(follower.id, term+1),
+		"of software before":  leader.witnessedIndex("", 0),
+		"that does not vote":  leader.witnessedIndex("another", term),
+		"that is the leader":  leader.witnessedIndex(leader.id, term),
+		"that asks no leader": follower.witnessedIndex(leader.id, term),
+	} {
+		if index != 0 {
+			t.Errorf("log index %d for a node %s", index, name)
+		}
+	}
+	five := form(t, 5, nil)
+	leader = five.leader()
+	if index := leader.witnessedIndex(five.followers()[0].id, leader.raft.CurrentTerm()); index != 0 {
+		t.Errorf("log index %d by two of five", index)
+	}
+}
+
+// The leader asks no more voters than it needs, and others soon if those don't answer.
+func TestConfirmAsksAnother(t *testing.T) {
+	c := form(t, 3, nil)
+	leader, followers := c.leader(), c.followers()
+	if err := leader.ReadIndex(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for i, gone := range followers {
+		c.network.partition(c.ids(), []string{gone.id}, []string{leader.id, followers[1-i].id})
+		began := time.Now()
+		if err := leader.ReadIndex(c.ctx()); err != nil {
+			t.Errorf("without %s: %v", gone.id, err)
+		}
+		if took := time.Since(began); took > leader.cfg.ConfirmTimeout {
+			t.Errorf("without %s a read took %s", gone.id, took)
+		}
+		c.network.heal()
+	}
+}
+
 func TestReadsGoOnThroughAnElection(t *testing.T) {
 	c := form(t, 3, nil)
 	survivor := c.followers()[0]

@@ -36,7 +36,10 @@ func (s *service) Propose(ctx context.Context, request *proto.ProposeRequest) (*
 }
 
 // ReadIndex proves that this node leads and returns its commit index.
-func (s *service) ReadIndex(ctx context.Context, _ *proto.ReadIndexRequest) (*proto.ReadIndexResponse, error) {
+func (s *service) ReadIndex(ctx context.Context, request *proto.ReadIndexRequest) (*proto.ReadIndexResponse, error) {
+	if index := s.replica.witnessedIndex(request.NodeId, request.Term); index > 0 {
+		return &proto.ReadIndexResponse{Index: index}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.replica.cfg.ConfirmTimeout)
 	defer cancel()
 	index, err := s.replica.leaderReads.join(ctx)
