@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// recentBytes is how much of a disk's shards the kernel is left to keep in memory after they were written or
-	// read through: what was pushed is pulled soon, and what one node has read others ask for as well.
+	// recentBytes is how much of what was written to a disk the kernel is left to keep in memory: what was pushed
+	// is pulled soon.
 	recentBytes = 256 << 20
 	// recentLeast is the size of the smallest shard that is counted. All others are the kernel's business.
 	recentLeast = 1 << 20
@@ -18,9 +18,10 @@ const (
 	recentOfShard = 64 << 20
 )
 
-// recent has the kernel forget large shards that it need not keep in memory, the oldest first. Bytes that go by once
-// would drive out what is needed again, and memory that is used again and again costs less than such that
-// is new: a virtual machine gets that from its host page by page, which took half of the processor time of a push.
+// recent has the kernel forget large shards some time after they were written, the oldest first; what is read
+// from then on it keeps as it thinks best. Bytes that go by once would drive out what is needed again, and
+// memory that is used again and again costs less than such that is new: a virtual machine gets that from its host
+// page by page, which took half of the processor time of a push.
 type recent struct {
 	// drop has the kernel forget a shard.
 	drop func(shardID)
@@ -40,7 +41,7 @@ func newRecent(drop func(shardID)) *recent {
 	return &recent{drop: drop, limit: recentBytes, order: order}
 }
 
-// add takes note of a shard that was written, or read to its end.
+// add takes note of a shard that was written.
 func (r *recent) add(id shardID, bytes int64) {
 	if bytes < recentLeast {
 		return

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The oldest go first, whoever was seen again is new, and small shards are not counted.
+// The oldest go first, what was written again is new, and small shards are not counted.
 func TestRecent(t *testing.T) {
 	var dropped []uint32
 	r := newRecent(func(id shardID) { dropped = append(dropped, id.number) })

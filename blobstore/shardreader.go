@@ -60,9 +60,6 @@ func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room 
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if first+cells == uint64(len(shard.checksums)) {
-		d.recent.add(id, shard.layout.shardBytes())
-	}
 	return shard.checksums[first : first+cells], data, nil
 }
 
