@@ -77,7 +77,7 @@ const nodesPerHome = 10
 // Home returns the id of the node that is the blob's home for clients that ask a node; empty if no holder is healthy.
 //
 // Homes are the healthy nodes, among those that hold a shard of it, that rendezvous hashing ranks first for
-// its digest, one for every nodesPerHome nodes. All weigh the same, so that each node is the home of as many blobs as
+// its digest, one for every nodesPerHome nodes, and no more than it has holders. All weigh the same, so that each node is the home of as many blobs as
 // another that holds as many. A home is its own; the others are spread over the homes, by rendezvous hashing as well.
 func Home(nodes []NodeInfo, digest string, extents []*proto.Extent, asked string) string {
 	homes := make([]NodeInfo, 0, MaxDataShards+MaxParityShards)

@@ -68,8 +68,11 @@ func (r *recent) note(id shardID, bytes int64) (over []shardID) {
 	return over
 }
 
-// forgetPages has the kernel drop a shard of this disk from memory.
+// forgetPages has the kernel drop a shard of this disk from memory, unless it was read not long ago.
 func (d *Disk) forgetPages(id shardID) {
+	if d.handles.has(id) {
+		return
+	}
 	file, err := os.Open(d.path(id))
 	if err != nil {
 		return // It is gone, and its pages with it; or they stay.

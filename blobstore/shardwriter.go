@@ -93,8 +93,17 @@ func (w *ShardWriter) Write(pieces ...[]byte) error {
 	})
 }
 
-// writeCells is Write for whole cells whose checksums are known: nobody else had the bytes since.
+// writeCells is Write for whole cells whose checksums are known: nobody else had the bytes since. Only the last cell
+// of the shard may be short.
 func (w *ShardWriter) writeCells(cells [][]byte, checksums []uint32) error {
+	fits := len(cells) == len(checksums) && (w.offset-headerBytes)%int64(w.header.cellBytes) == 0
+	for i, cell := range cells {
+		fits = fits && (len(cell) == int(w.header.cellBytes) || i == len(cells)-1 && len(cell) < int(w.header.cellBytes))
+	}
+	if !fits {
+		w.failed = true
+		return fmt.Errorf("write shard %s: cells are not whole: %w", w.header.id, ErrInvalid)
+	}
 	return w.append(cells, func() {
 		w.sums = append(w.sums, checksums...)
 		w.sum = w.header.cellSeed(uint32(len(w.sums)))
@@ -230,7 +239,7 @@ func (w *ShardWriter) commit(trailer *proto.ShardTrailer) error {
 	if w.named != nil {
 		w.named()
 	}
-	w.disk.recent.add(w.header.id, w.offset)
+	w.disk.recent.add(w.header.id, w.offset-w.dropped)
 	return nil
 }
 
