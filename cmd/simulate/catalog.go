@@ -67,8 +67,7 @@ func newCatalog(random *rand.Rand, nodes []blobstore.NodeInfo, count int) (*cata
 func (c *catalog) newLayers(random *rand.Rand, nodes []blobstore.NodeInfo, count int, median float64) ([]*layer, error) {
 	made := make([]*layer, count)
 	for i := range made {
-		size := math.Exp(math.Log(median) + layerSigma*random.NormFloat64())
-		l, err := newLayer(random, nodes, uint64(min(max(size, layerLeast), layerMost)))
+		l, err := newLayer(random, nodes, layerBytes(random, median))
 		if err != nil {
 			return nil, err
 		}
@@ -77,6 +76,12 @@ func (c *catalog) newLayers(random *rand.Rand, nodes []blobstore.NodeInfo, count
 		c.layers = append(c.layers, l)
 	}
 	return made, nil
+}
+
+// layerBytes draws a size.
+func layerBytes(random *rand.Rand, median float64) uint64 {
+	size := math.Exp(math.Log(median) + layerSigma*random.NormFloat64())
+	return uint64(min(max(size, layerLeast), layerMost))
 }
 
 // newLayer places a layer as a push does: all extents of an upload prefer the same nodes.

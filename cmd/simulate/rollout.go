@@ -25,6 +25,15 @@ type rolloutResult struct {
 	between, imbalance float64
 }
 
+// add adds a part of another result.
+func (r *rolloutResult) add(other rolloutResult, part float64) {
+	r.seconds += part * other.seconds
+	r.least += part * other.least
+	r.reads += part * other.reads
+	r.between += part * other.between
+	r.imbalance += part * other.imbalance
+}
+
 // rollout is one under way.
 type rollout struct {
 	*cluster

@@ -122,7 +122,7 @@ func TestRollout(t *testing.T) {
 
 // TestRepair: what is lost of one shard in k+m is read k times, and no node is faster than its pace.
 func TestRepair(t *testing.T) {
-	r, err := repair(randomOf(1, 30), 30)
+	r, err := repair(randomOf(1, 30), 30, 2000)
 	if err != nil {
 		t.Fatal(err)
 	}

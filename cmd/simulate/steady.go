@@ -24,7 +24,7 @@ type policy struct {
 
 // steadyResult is what came of it, in the half that counts.
 type steadyResult struct {
-	// hit is the part of bytes that came from a cache or a whole copy, away the part of
+	// hit is the part of bytes that came from a cache, away the part of
 	// pulls that were redirected.
 	hit, away float64
 	// between are bytes that went from node to node, disk those read of shards and kept those written to caches, for each byte that a client got.
