@@ -44,9 +44,11 @@ func TestDevCluster(t *testing.T) {
 		verifySkopeoDir(t, target, first.digest)
 	}
 	c.wantRedirected("crane", func() {
+		// By now each node has the image above: it was asked for more than twice.
+		fresh := cranePush(t, c.host(""), "crane/fresh:one", makeImage(t, 3<<20))
 		for _, id := range []string{"n1", "n2", "n3"} {
 			target := filepath.Join(t.TempDir(), "image.tar")
-			command(t, program(t, "crane"), "pull", c.host(id)+"/"+first.name, target)
+			command(t, program(t, "crane"), "pull", c.host(id)+"/"+fresh.name, target)
 			command(t, program(t, "crane"), "validate", "--tarball", target)
 		}
 	})

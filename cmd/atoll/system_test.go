@@ -173,7 +173,9 @@ func startDev(t *testing.T, dir string, args ...string) *devCluster {
 		if !c.running() {
 			t.Fatalf("dev has ended: %s", c.out)
 		}
-		return strings.Contains(c.out.String(), "Ctrl-C stops everything.") // its last words for a while
+		out := c.out.String()
+		// What people are told comes after it.
+		return strings.Contains(out, "the cluster is ready") && (slices.Contains(args, "--json") || strings.Contains(out, "Ctrl-C stops everything."))
 	})
 	return c
 }
