@@ -39,8 +39,6 @@ type layer struct {
 // catalog is what a cluster holds.
 type catalog struct {
 	images [][]*layer
-	bytes  uint64
-	layers []*layer
 }
 
 // newCatalog makes images and places their layers on nodes.
@@ -49,13 +47,13 @@ func newCatalog(random *rand.Rand, nodes []blobstore.NodeInfo, count int) (*cata
 	stacks := make([][]*layer, max(1, count*bases/images))
 	for i := range stacks {
 		var err error
-		if stacks[i], err = c.newLayers(random, nodes, baseLayers, baseMedian); err != nil {
+		if stacks[i], err = newLayers(random, nodes, baseLayers, baseMedian); err != nil {
 			return nil, err
 		}
 	}
 	pick := newZipf(len(stacks), popularity)
 	for range count {
-		own, err := c.newLayers(random, nodes, ownLayers, ownMedian)
+		own, err := newLayers(random, nodes, ownLayers, ownMedian)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +62,7 @@ func newCatalog(random *rand.Rand, nodes []blobstore.NodeInfo, count int) (*cata
 	return c, nil
 }
 
-func (c *catalog) newLayers(random *rand.Rand, nodes []blobstore.NodeInfo, count int, median float64) ([]*layer, error) {
+func newLayers(random *rand.Rand, nodes []blobstore.NodeInfo, count int, median float64) ([]*layer, error) {
 	made := make([]*layer, count)
 	for i := range made {
 		l, err := newLayer(random, nodes, layerBytes(random, median))
@@ -72,8 +70,6 @@ func (c *catalog) newLayers(random *rand.Rand, nodes []blobstore.NodeInfo, count
 			return nil, err
 		}
 		made[i] = l
-		c.bytes += l.size
-		c.layers = append(c.layers, l)
 	}
 	return made, nil
 }
