@@ -138,7 +138,8 @@ func (c *change) checkContent(content blobContent) error {
 	if lost {
 		return refuse(proto.Refusal_REFUSAL_UPLOAD_LOST, "upload %s has fewer shards left than it can be read from", content.uploadID)
 	}
-	return c.checkExtents(content.fresh)
+	fresh, _ := sizeOf(0, content.fresh) // No more than content.size: the caller has compared.
+	return c.checkExtents(content.fresh, content.size-fresh)
 }
 
 // blob returns a blob with its extents.

@@ -18,20 +18,23 @@ const extentIDBytes = 16
 // each of them.
 const maxExtents = 1 << 16
 
-// checkExtents refuses extents that can't be what a writer has stored.
-func (c *change) checkExtents(extents []*proto.Extent) error {
+// checkExtents refuses extents that can't be what a writer has stored from a byte of
+// the blob on. From MaxInlineExtentEnd on none is inline.
+func (c *change) checkExtents(extents []*proto.Extent, offset uint64) error {
 	era, err := c.era()
 	if err != nil {
 		return err
 	}
 	seen := make(map[string]bool, len(extents))
+	offset = min(offset, MaxInlineExtentEnd)
 	for _, e := range extents {
 		if err := checkEra(e, era); err != nil {
 			return err
 		}
-		if err := c.checkExtent(e); err != nil {
+		if err := c.checkExtent(e, offset); err != nil {
 			return err
 		}
+		offset += min(e.GetSize(), MaxInlineExtentEnd-offset) // It can't overflow.
 		if seen[string(e.GetId())] {
 			return invalid("extent %x is given twice", e.GetId())
 		}
@@ -40,19 +43,17 @@ func (c *change) checkExtents(extents []*proto.Extent) error {
 	return nil
 }
 
-func (c *change) checkExtent(e *proto.Extent) error {
-	data, parity := int(e.GetLayout().GetDataShards()), int(e.GetLayout().GetParityShards())
+func (c *change) checkExtent(e *proto.Extent, offset uint64) error {
 	switch {
 	case len(e.GetId()) != extentIDBytes:
 		return invalid("extent id has %d bytes, not %d", len(e.GetId()), extentIDBytes)
 	case e.GetSize() == 0:
 		return invalid("extent %x is empty", e.GetId())
-	case data < 1 || e.GetLayout().GetCellBytes() == 0:
-		return invalid("extent %x has no layout", e.GetId())
 	case len(e.GetDamagedShards()) > 0:
 		return invalid("extent %x is damaged from the start", e.GetId())
-	case len(e.GetHolders()) != data+parity:
-		return invalid("extent %x has %d holders for %d shards", e.GetId(), len(e.GetHolders()), data+parity)
+	}
+	if err := checkForm(e, offset); err != nil {
+		return err
 	}
 	exists, err := c.has(bucketExtents, e.GetId())
 	if err != nil {
@@ -62,6 +63,24 @@ func (c *change) checkExtent(e *proto.Extent) error {
 		return invalid("extent %x is recorded already", e.GetId())
 	}
 	return c.checkHolders(e)
+}
+
+// checkForm refuses an extent whose bytes are neither in shards nor in the extent
+// itself.
+func checkForm(e *proto.Extent, offset uint64) error {
+	if isInline(e) {
+		return checkInline(e, offset)
+	}
+	data, parity := int(e.GetLayout().GetDataShards()), int(e.GetLayout().GetParityShards())
+	switch {
+	case data < 1 || e.GetLayout().GetCellBytes() == 0:
+		return invalid("extent %x has no layout", e.GetId())
+	case len(e.GetContent()) > 0:
+		return invalid("extent %x has a layout and %d bytes of content", e.GetId(), len(e.GetContent()))
+	case len(e.GetHolders()) != data+parity:
+		return invalid("extent %x has %d holders for %d shards", e.GetId(), len(e.GetHolders()), data+parity)
+	}
+	return nil
 }
 
 // checkHolders refuses an extent that could not be read from the members. A shard
@@ -126,6 +145,9 @@ func idsOf(extents []*proto.Extent) [][]byte {
 func (c *change) recordExtents(extents []*proto.Extent, owner *proto.ExtentRecord) error {
 	for _, e := range extents {
 		e.Era = 0 // of no more use
+		if err := c.putContent(e); err != nil {
+			return err
+		}
 		if err := c.putExtent(&proto.ExtentRecord{Extent: e, Owner: owner.GetOwner()}); err != nil {
 			return err
 		}
@@ -251,6 +273,12 @@ func (c *change) dropExtents(ids [][]byte) error {
 		if err := errors.Join(c.remove(bucketDegraded, id), c.remove(bucketExtents, id)); err != nil {
 			return err
 		}
+		if !isInline(record.GetExtent()) {
+			continue
+		}
+		if err := c.remove(bucketExtentContents, id); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -262,7 +290,7 @@ func isDamaged(e *proto.Extent, number int) bool {
 
 // areLost is isLost for recorded extents.
 func (v view) areLost(ids [][]byte) (bool, error) {
-	extents, err := v.extents(ids)
+	extents, err := v.bareExtents(ids)
 	if err != nil {
 		return false, err
 	}
@@ -273,7 +301,8 @@ func (v view) areLost(ids [][]byte) (bool, error) {
 // than it can be read from. A shard does not count if it is damaged, on no node, or
 // on one that was removed or is down. That one may come back with it, and what was
 // pushed again meanwhile then costs some room. What does not answer somebody now is
-// no reason: that is back soon, or is nobody else's trouble.
+// no reason: that is back soon, or is nobody else's trouble. An inline extent needs no
+// shards.
 func (v view) isLost(extents []*proto.Extent) (bool, error) {
 	counts := map[string]bool{"": false}
 	for _, e := range extents {
@@ -297,8 +326,23 @@ func (v view) isLost(extents []*proto.Extent) (bool, error) {
 	return false, nil
 }
 
-// extents returns the extents with the given ids, in that order.
+// extents returns the extents with the given ids, in that order, inline ones with
+// their bytes.
 func (v view) extents(ids [][]byte) ([]*proto.Extent, error) {
+	extents, err := v.bareExtents(ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range extents {
+		if err := v.fillContent(e); err != nil {
+			return nil, err
+		}
+	}
+	return extents, nil
+}
+
+// bareExtents is extents without the bytes of inline ones.
+func (v view) bareExtents(ids [][]byte) ([]*proto.Extent, error) {
 	extents := make([]*proto.Extent, len(ids))
 	for i, id := range ids {
 		var record proto.ExtentRecord

@@ -84,6 +84,11 @@ func extentOf(id string, size uint64, holders ...string) *proto.Extent {
 	}
 }
 
+// inlineOf returns an inline extent.
+func inlineOf(id, content string) *proto.Extent {
+	return &proto.Extent{Id: fmt.Appendf(nil, "%-16s", id), Size: uint64(len(content)), Content: []byte(content)}
+}
+
 func digestOf(content string) string {
 	sum := sha256.Sum256([]byte(content))
 	return "sha256:" + hex.EncodeToString(sum[:])

@@ -44,7 +44,7 @@ func (i *invariants) run(v view) error {
 	for _, b := range []bucket{
 		bucketManifestContents, bucketReferrers, bucketTagsByManifest, bucketUnreferenced,
 		bucketUnreferencedLinks, bucketRepositoriesByBlob, bucketBlobReferences, bucketManifestParents, bucketUntagged, bucketManifestAges,
-		bucketDegraded, bucketShardsByNode, bucketShardUsage, bucketUploadsByTime, bucketUploadsByOwner, bucketExtents, bucketRequests,
+		bucketDegraded, bucketShardsByNode, bucketShardUsage, bucketUploadsByTime, bucketUploadsByOwner, bucketExtents, bucketExtentContents, bucketRequests,
 	} {
 		actual, _, err := v.rests(b, span{}, 1<<30)
 		if err != nil {
@@ -235,15 +235,21 @@ func (i *invariants) blobs() error {
 	return err
 }
 
-// owned checks that extents exist, have this size together, and this owner.
+// owned checks that extents exist, have this size together, and this owner, and that
+// inline ones are whole and at the beginning.
 func (i *invariants) owned(ids [][]byte, size uint64, isOwner func(*proto.ExtentRecord) bool) error {
-	for _, id := range ids {
+	for begin := uint64(0); len(ids) > 0; ids = ids[1:] {
+		id := ids[0]
 		i.expect(bucketExtents, id)
 		var extent proto.ExtentRecord
 		if err := i.mustRecord(bucketExtents, id, &extent); err != nil {
 			return err
 		}
 		size -= extent.GetExtent().GetSize()
+		begin += extent.GetExtent().GetSize()
+		if err := i.inline(extent.GetExtent(), begin); err != nil {
+			return err
+		}
 		if !isOwner(&extent) {
 			i.t.Errorf("extent %q has another owner: %v", id, &extent)
 		}
@@ -252,6 +258,21 @@ func (i *invariants) owned(ids [][]byte, size uint64, isOwner func(*proto.Extent
 		i.t.Errorf("extents %q: sizes differ by %d from their owner's", ids, size)
 	}
 	return nil
+}
+
+// inline checks an inline extent that ends at a byte of its blob.
+func (i *invariants) inline(e *proto.Extent, end uint64) error {
+	if len(e.GetContent()) > 0 {
+		i.t.Errorf("extent %q has its content in its record", e.GetId())
+	}
+	if !isInline(e) {
+		return nil
+	}
+	i.expect(bucketExtentContents, e.GetId())
+	if len(e.GetHolders()) > 0 || len(e.GetDamagedShards()) > 0 || end > MaxInlineExtentEnd {
+		i.t.Errorf("inline extent %v ends at byte %d", e, end)
+	}
+	return i.fillContent(e)
 }
 
 func (i *invariants) extents() error {

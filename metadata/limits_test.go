@@ -108,7 +108,7 @@ func limitsGroup(b bucket) string {
 		return "tag"
 	case bucketManifests, bucketManifestContents, bucketManifestAges, bucketBlobReferences, bucketManifestParents, bucketReferrers, bucketUntagged:
 		return "manifest"
-	case bucketBlobs, bucketExtents, bucketShardsByNode, bucketLinks, bucketRepositoriesByBlob, bucketUnreferenced, bucketUnreferencedLinks, bucketDegraded:
+	case bucketBlobs, bucketExtents, bucketExtentContents, bucketShardsByNode, bucketLinks, bucketRepositoriesByBlob, bucketUnreferenced, bucketUnreferencedLinks, bucketDegraded:
 		return "blob"
 	default:
 		return "rest"

@@ -2,14 +2,17 @@ package metadata
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/atollregistry/atoll/consensus"
@@ -90,6 +93,15 @@ func (h *history) extent(size uint64) *proto.Extent {
 	return e
 }
 
+// extentAt is extent for a place where every third is inline.
+func (h *history) extentAt(size uint64) *proto.Extent {
+	e := h.extent(size)
+	if h.extents%3 == 0 {
+		return inlineOf(string(e.GetId()), strings.Repeat("x", int(size)))
+	}
+	return e
+}
+
 func (h *history) uploadSize(id string) uint64 {
 	var record proto.UploadRecord
 	err := h.machine.view(func(v view) error {
@@ -116,7 +128,7 @@ func (h *history) command() *proto.Command {
 	case 1, 2:
 		id := h.upload()
 		return &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: &proto.ExtendUpload{
-			Id: id, Repository: h.repository(), ExpectedSize: h.uploadSize(id), Extents: []*proto.Extent{h.extent(10)},
+			Id: id, Repository: h.repository(), ExpectedSize: h.uploadSize(id), Extents: []*proto.Extent{h.extentAt(10)},
 		}}}
 	case 3:
 		id := h.upload()
@@ -126,7 +138,7 @@ func (h *history) command() *proto.Command {
 		}}}
 	case 4, 5:
 		return &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: &proto.CommitBlob{
-			Repository: h.repository(), Digest: digestOf(h.content("blob")), Size: 7, Extents: []*proto.Extent{h.extent(4), h.extent(3)},
+			Repository: h.repository(), Digest: digestOf(h.content("blob")), Size: 7, Extents: []*proto.Extent{h.extentAt(4), h.extentAt(3)},
 		}}}
 	case 6:
 		return &proto.Command{Body: &proto.Command_UnlinkBlob{UnlinkBlob: &proto.UnlinkBlob{
@@ -527,6 +539,21 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+	t.Run("older format", func(t *testing.T) {
+		dir := copyState(t, h.machine, nil)
+		db, err := bolt.Open(filepath.Join(dir, stateFile), 0o600, nil)
+		check(t, err)
+		check(t, db.Update(func(tx *bolt.Tx) error {
+			key, older := []byte(keyFormat), binary.BigEndian.AppendUint64(nil, formatVersion-1)
+			return errors.Join(
+				tx.Bucket([]byte(bucketMachine)).Put(key, seal(bucketMachine, key, older)), tx.DeleteBucket([]byte(bucketExtentContents)),
+			)
+		}))
+		check(t, db.Close())
+		if _, err := OpenMachine(MachineConfig{Dir: dir}); errors.Is(err, ErrCorrupt) || err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has format %d", formatVersion-1)) {
+			t.Errorf("error is %v", err)
+		}
+	})
 	t.Run("in use", func(t *testing.T) {
 		m := openMachine(t, t.TempDir())
 		if _, err := OpenMachine(MachineConfig{Dir: m.cfg.Dir}); !errors.Is(err, ErrLocked) {

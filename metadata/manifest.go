@@ -130,6 +130,9 @@ func checkManifest(command *proto.PutManifest) error {
 		if len(manifest.GetContent()) > 0 || !ok || size != manifest.GetSize() {
 			return invalid("manifest %s of %d bytes has extents for %d", manifest.GetDigest(), manifest.GetSize(), size)
 		}
+		if slices.ContainsFunc(command.GetExtents(), isInline) {
+			return invalid("manifest %s is stored as a blob, and inline", manifest.GetDigest())
+		}
 		return nil
 	}
 	if len(command.GetExtents()) > 0 || uint64(len(manifest.GetContent())) != manifest.GetSize() {

@@ -121,7 +121,8 @@ func (c *change) replaceExtent(command *proto.ReplaceExtent) error {
 	if size, ok := sizeOf(0, command.GetExtents()); !ok || size != old.GetExtent().GetSize() {
 		return invalid("extent %x of %d bytes is to be replaced by %d", id, old.GetExtent().GetSize(), size)
 	}
-	if err := c.checkExtents(command.GetExtents()); err != nil {
+	// Where in the blob they are nobody looks up: what is stored anew is in shards.
+	if err := c.checkExtents(command.GetExtents(), MaxInlineExtentEnd); err != nil {
 		return err
 	}
 	if err := c.exchangeExtent(&old, id, idsOf(command.GetExtents())); err != nil {
@@ -199,7 +200,7 @@ func (s *Store) ReplaceExtent(ctx context.Context, id []byte, extents []*proto.E
 
 // Extents returns up to limit extents of this node's state in the order of their
 // ids, those behind after, which is nil for the first ones. Fewer than limit are
-// the last. Errors: ErrCorrupt, ErrClosed.
+// the last. Inline ones are among them, without their bytes. Errors: ErrCorrupt, ErrClosed.
 func (s *Store) Extents(after []byte, limit int) ([]*proto.Extent, error) {
 	return s.extentsListed(bucketExtents, span{after: after}, limit)
 }

@@ -24,7 +24,7 @@ const (
 
 const (
 	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 5
+	formatVersion = 6
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -62,6 +62,7 @@ const (
 	bucketBlobs              bucket = "blobs"                // digest
 	bucketUnreferenced       bucket = "unreferenced-blobs"   // time digest
 	bucketExtents            bucket = "extents"              // extent id
+	bucketExtentContents     bucket = "extent-contents"      // extent id
 	bucketDegraded           bucket = "degraded-extents"     // extent id
 	bucketShardsByNode       bucket = "shards-by-node"       // node id 0 extent id
 	bucketShardUsage         bucket = "shard-usage"          // node id
@@ -86,6 +87,7 @@ func stateBuckets() []bucket {
 		bucketNodes, bucketRequests, bucketRequestOrder, bucketUnreferencedLinks, bucketRepositoriesByBlob,
 		bucketBlobReferences, bucketManifestParents, bucketManifestAges, bucketUntagged, bucketSigningKeys,
 		bucketShardUsage, bucketJoinTokens, bucketAccounts, bucketTokenKeys, bucketUploadsByOwner,
+		bucketExtentContents,
 	}
 }
 
@@ -202,17 +204,21 @@ func checkDatabase(db *bolt.DB) error {
 		if info.Size() < v.tx.Size() {
 			return fmt.Errorf("%w: file has %d bytes, its root says %d", ErrCorrupt, info.Size(), v.tx.Size())
 		}
-		for _, b := range append(stateBuckets(), bucketMachine) {
-			if v.tx.Bucket([]byte(b)) == nil {
-				return fmt.Errorf("%w: bucket %q is missing", ErrCorrupt, b)
-			}
+		if v.tx.Bucket([]byte(bucketMachine)) == nil {
+			return fmt.Errorf("%w: bucket %q is missing", ErrCorrupt, bucketMachine)
 		}
+		// The format first: another one has other buckets, and is no damage.
 		format, err := v.number(bucketMachine, keyFormat)
 		if err != nil {
 			return err
 		}
 		if format != formatVersion {
 			return fmt.Errorf("state has format %d, this version of atoll knows format %d", format, formatVersion)
+		}
+		for _, b := range stateBuckets() {
+			if v.tx.Bucket([]byte(b)) == nil {
+				return fmt.Errorf("%w: bucket %q is missing", ErrCorrupt, b)
+			}
 		}
 		return nil
 	})

@@ -68,7 +68,7 @@ func (c *change) extendUpload(command *proto.ExtendUpload) error {
 	if !ok || len(record.GetExtentIds())+len(command.GetExtents()) > maxExtents {
 		return invalid("upload %s gets too large", command.GetId())
 	}
-	if err := c.checkExtents(command.GetExtents()); err != nil {
+	if err := c.checkExtents(command.GetExtents(), record.GetSize()); err != nil {
 		return err
 	}
 	owner := &proto.ExtentRecord_UploadId{UploadId: command.GetId()}

@@ -250,7 +250,8 @@ func (x *Layout) GetCellBytes() uint32 {
 	return 0
 }
 
-// Extent is a run of a blob's bytes that is encoded as one unit.
+// Extent is a run of a blob's bytes that is encoded as one unit, or, if it is inline,
+// kept in the metadata.
 type Extent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 16 random bytes.
@@ -267,7 +268,10 @@ type Extent struct {
 	// missing, but is not forgotten: part of it may be the last good copy.
 	DamagedShards []uint32 `protobuf:"varint,5,rep,packed,name=damaged_shards,json=damagedShards,proto3" json:"damaged_shards,omitempty"`
 	// The era in which its writer stored it (metadata/era.go); 0 once it is recorded.
-	Era           uint64 `protobuf:"varint,6,opt,name=era,proto3" json:"era,omitempty"`
+	Era uint64 `protobuf:"varint,6,opt,name=era,proto3" json:"era,omitempty"`
+	// The bytes themselves, of an inline extent: it has neither layout nor holders, and
+	// no shard anywhere. Not in ExtentRecord, and not in lists of extents.
+	Content       []byte `protobuf:"bytes,7,opt,name=content,proto3" json:"content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -342,6 +346,13 @@ func (x *Extent) GetEra() uint64 {
 		return x.Era
 	}
 	return 0
+}
+
+func (x *Extent) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
 }
 
 // ShardRef names one shard on one node.
@@ -604,7 +615,8 @@ func (x *BlobRecord) GetUnreferencedUnixMs() int64 {
 	return 0
 }
 
-// ExtentRecord is an extent as it is stored, with the record that names it.
+// ExtentRecord is an extent as it is stored, with the record that names it. What an
+// inline one has in it is a record of its own, so that extents are listed without.
 type ExtentRecord struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Extent *Extent                `protobuf:"bytes,1,opt,name=extent,proto3" json:"extent,omitempty"`
@@ -2665,14 +2677,15 @@ const file_records_proto_rawDesc = "" +
 	"dataShards\x12#\n" +
 	"\rparity_shards\x18\x02 \x01(\rR\fparityShards\x12\x1d\n" +
 	"\n" +
-	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"\xa9\x01\n" +
+	"cell_bytes\x18\x03 \x01(\rR\tcellBytes\"\xc3\x01\n" +
 	"\x06Extent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12(\n" +
 	"\x06layout\x18\x03 \x01(\v2\x10.atoll.v1.LayoutR\x06layout\x12\x18\n" +
 	"\aholders\x18\x04 \x03(\tR\aholders\x12%\n" +
 	"\x0edamaged_shards\x18\x05 \x03(\rR\rdamagedShards\x12\x10\n" +
-	"\x03era\x18\x06 \x01(\x04R\x03era\"c\n" +
+	"\x03era\x18\x06 \x01(\x04R\x03era\x12\x18\n" +
+	"\acontent\x18\a \x01(\fR\acontent\"c\n" +
 	"\bShardRef\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
 	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x17\n" +
