@@ -34,7 +34,9 @@ func newRecords() *records {
 func (r *records) put(e *proto.Extent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.extents[string(e.GetId())] = pb.Clone(e).(*proto.Extent)
+	stored := pb.Clone(e).(*proto.Extent)
+	stored.Content = nil // Lists are without.
+	r.extents[string(e.GetId())] = stored
 }
 
 // now returns what has become of extents.
@@ -208,6 +210,9 @@ func (r *records) ShardUsage() (map[string]*proto.ShardUsage, error) {
 	usage := make(map[string]*proto.ShardUsage)
 	all, err := r.Extents(nil, 1<<30)
 	for _, e := range all {
+		if isInline(e) {
+			continue
+		}
 		l, err := extentLayout(e)
 		if err != nil {
 			return nil, err

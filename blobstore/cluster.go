@@ -67,7 +67,7 @@ type Catalog interface {
 	ReplaceExtent(ctx context.Context, id []byte, extents []*proto.Extent) error
 
 	// Extents lists extents in the order of their ids, those behind after. Fewer than
-	// limit are the last.
+	// limit are the last. Inline ones come without their bytes, and in no other list.
 	Extents(after []byte, limit int) ([]*proto.Extent, error)
 	// DegradedExtents lists those with a shard that no node has, or that is damaged.
 	DegradedExtents(after []byte, limit int) ([]*proto.Extent, error)

@@ -47,6 +47,7 @@ func testConfig() Config {
 	cfg := DefaultConfig()
 	cfg.CellBytes = 4 << 10
 	cfg.SmallBlobBytes = 3000
+	cfg.InlineBlobBytes = 0 // Most tests are about shards.
 	cfg.MaxExtentBytes = 100_000
 	cfg.BufferBytes = 4 << 20
 	// Long, since a busy machine is slow; tests of what is slow have shorter ones.

@@ -26,6 +26,10 @@ type Config struct {
 	// SmallBlobBytes is the largest blob that is mirrored, instead of being cut
 	// into k data shards. At most CellBytes.
 	SmallBlobBytes int
+	// InlineBlobBytes is up to which byte of a blob what a client pushes may be kept in the
+	// records instead, if nothing follows: on every node, but without a file or an fsync of
+	// its own. 0 for none. At most SmallBlobBytes, and less than CellBytes and 32 KiB.
+	InlineBlobBytes int
 	// MaxDataShards bounds k.
 	MaxDataShards int
 	// Parity is m, the number of shards that may be lost; -1 takes it from the
@@ -118,6 +122,7 @@ func DefaultConfig() Config {
 		CellBytes:           256 << 10,
 		MaxExtentBytes:      1 << 30,
 		SmallBlobBytes:      128 << 10,
+		InlineBlobBytes:     16 << 10,
 		MaxDataShards:       8,
 		Parity:              -1,
 		BufferBytes:         64 << 20,
@@ -155,6 +160,8 @@ func (c *Config) Validate() error {
 	require(c.DiskGrace > 0, "DiskGrace %s is not positive", c.DiskGrace)
 	require(c.CellBytes > 0 && c.CellBytes <= MaxCellBytes, "CellBytes %d is not 1 to %d", c.CellBytes, MaxCellBytes)
 	require(c.SmallBlobBytes >= 0 && c.SmallBlobBytes <= c.CellBytes, "SmallBlobBytes %d is not 0 to CellBytes", c.SmallBlobBytes)
+	require(c.InlineBlobBytes >= 0 && c.InlineBlobBytes <= c.SmallBlobBytes, "InlineBlobBytes %d is not 0 to SmallBlobBytes", c.InlineBlobBytes)
+	require(c.InlineBlobBytes == 0 || c.InlineBlobBytes < min(intakeBytes, c.CellBytes), "InlineBlobBytes %d is not less than %d and CellBytes", c.InlineBlobBytes, intakeBytes)
 	require(c.MaxExtentBytes >= int64(c.CellBytes), "MaxExtentBytes %d is less than a cell", c.MaxExtentBytes)
 	require(c.CellBytes <= 0 || c.MaxExtentBytes/int64(c.CellBytes) < MaxShardCells, "MaxExtentBytes %d has too many cells", c.MaxExtentBytes)
 	require(c.MaxDataShards >= 1 && c.MaxDataShards <= MaxDataShards, "MaxDataShards %d is not 1 to %d", c.MaxDataShards, MaxDataShards)

@@ -26,12 +26,16 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(*Config){
-		"CellBytes":      func(c *Config) { c.CellBytes = MaxCellBytes + 1 },
-		"SmallBlobBytes": func(c *Config) { c.SmallBlobBytes = c.CellBytes + 1 },
-		"MaxExtentBytes": func(c *Config) { c.CellBytes = 1 },
-		"MaxDataShards":  func(c *Config) { c.MaxDataShards = MaxDataShards + 1 },
-		"Parity":         func(c *Config) { c.Parity = -2 },
-		"SweepGrace":     func(c *Config) { c.SweepGrace = -1 },
+		"CellBytes":             func(c *Config) { c.CellBytes = MaxCellBytes + 1 },
+		"SmallBlobBytes":        func(c *Config) { c.SmallBlobBytes = c.CellBytes + 1 },
+		"InlineBlobBytes 9":     func(c *Config) { c.SmallBlobBytes, c.InlineBlobBytes = 8, 9 },
+		"InlineBlobBytes 32768": func(c *Config) { c.InlineBlobBytes = intakeBytes },
+		"InlineBlobBytes 4096":  func(c *Config) { c.CellBytes, c.SmallBlobBytes, c.InlineBlobBytes = 4096, 4096, 4096 },
+		"InlineBlobBytes -1":    func(c *Config) { c.InlineBlobBytes = -1 },
+		"MaxExtentBytes":        func(c *Config) { c.CellBytes = 1 },
+		"MaxDataShards":         func(c *Config) { c.MaxDataShards = MaxDataShards + 1 },
+		"Parity":                func(c *Config) { c.Parity = -2 },
+		"SweepGrace":            func(c *Config) { c.SweepGrace = -1 },
 	} {
 		cfg := DefaultConfig()
 		cfg.Dir = "shards"

@@ -121,10 +121,11 @@ type hasher struct {
 	stopped chan struct{}
 }
 
-// hashItem is a stripe to be hashed, or a channel to be closed when everything
+// hashItem is a stripe or bytes to be hashed, or a channel to be closed when everything
 // before it is.
 type hashItem struct {
 	stripe  *stripe
+	bytes   []byte
 	reached chan struct{}
 }
 
@@ -142,6 +143,10 @@ func (h *hasher) run() {
 			close(item.reached)
 			continue
 		}
+		if item.stripe == nil {
+			h.hashes.write(item.bytes)
+			continue
+		}
 		h.hashes.write(item.stripe.buf.data[:item.stripe.filled])
 		item.stripe.release()
 	}
@@ -156,7 +161,14 @@ func (h *hasher) write(st *stripe) {
 	h.queue <- hashItem{stripe: st}
 }
 
-// states returns the hashes over all stripes written so far.
+// writeBytes is write for bytes that are in no stripe, and do not change any more.
+func (h *hasher) writeBytes(p []byte) {
+	if h != nil {
+		h.queue <- hashItem{bytes: p}
+	}
+}
+
+// states returns the hashes over all that was written so far.
 func (h *hasher) states() ([]*proto.HashState, error) {
 	reached := make(chan struct{})
 	h.queue <- hashItem{reached: reached}

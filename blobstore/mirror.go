@@ -170,6 +170,9 @@ type mirror struct {
 
 // openMirror opens the shard that this node has of a part; nil if it can't be sent.
 func (s *Store) openMirror(p *part) *mirror {
+	if isInline(p.extent) {
+		return nil
+	}
 	number := uint32(slices.Index(p.extent.GetHolders(), s.cluster.Self()))
 	id, err := newShardID(p.extent.GetId(), number)
 	if err != nil || slices.Contains(p.extent.GetDamagedShards(), number) {

@@ -47,8 +47,12 @@ func openCache(cfg Config, first *Disk) *cache.Cache {
 }
 
 // Pull is Read for a client, of a blob with a digest: it may come from this node's cache,
-// and come into it. A worthy blob stays there, others if they are read a second time.
+// and come into it. A worthy blob stays there, others if they are read a second time. What is inline as a whole touches no
+// disk.
 func (s *Store) Pull(ctx context.Context, digest string, extents []*proto.Extent, offset, length uint64, worthy bool) (io.ReadCloser, error) {
+	if areInline(extents) {
+		return s.Read(ctx, extents, offset, length)
+	}
 	size := blobSize(extents)
 	if size > uint64(s.cfg.SmallBlobBytes) && s.isMirroredHere(extents) {
 		return s.readMirror(ctx, extents, offset, length)
@@ -84,11 +88,11 @@ func (s *Store) AtHand(digest string, extents []*proto.Extent) bool {
 	return s.isMirroredHere(extents) || s.cache != nil && s.cache.Has(digest)
 }
 
-// isMirroredHere says whether this node can read all extents from its own shards: mirrored ones of
-// which it has a copy.
+// isMirroredHere says whether this node can read all extents from its own shards, mirrored ones of
+// which it has a copy, and from its records.
 func (s *Store) isMirroredHere(extents []*proto.Extent) bool {
 	return !slices.ContainsFunc(extents, func(e *proto.Extent) bool {
-		return e.GetLayout().GetDataShards() > 1 || !slices.Contains(e.GetHolders(), s.cluster.Self())
+		return !isInline(e) && (e.GetLayout().GetDataShards() > 1 || !slices.Contains(e.GetHolders(), s.cluster.Self()))
 	})
 }
 

@@ -22,7 +22,7 @@ const (
 
 // Read opens length bytes, from offset on, of the blob made of extents. Nothing is
 // fetched before the first byte is asked for. Every cell is verified; one that is
-// missing, late or rotten is rebuilt from others of its stripe.
+// missing, late or rotten is rebuilt from others of its stripe. What is inline is there.
 //
 // The reader fails with ErrTooFewShards when that can't be done, and with
 // ErrClosed; what it returned before is good. It also has WriteTo, which writes
@@ -66,7 +66,7 @@ func cutParts(extents []*proto.Extent, offset, length uint64) ([]part, error) {
 		if wanted == 0 {
 			break
 		}
-		l, err := extentLayout(extent)
+		l, err := readableLayout(extent)
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +167,10 @@ func (r *reader) next() ([]byte, error) {
 // that is read next gets memory in any case.
 func (r *reader) fetchAhead() {
 	for len(r.ahead) <= groupsAhead && len(r.parts) > 0 {
+		if isInline(r.parts[0].extent) {
+			r.ahead, r.parts = append(r.ahead, inlineGroup(r.parts[0])), r.parts[1:]
+			continue
+		}
 		g := r.store.newGroup(&r.parts[0], len(r.ahead) == 0)
 		if g == nil {
 			return

@@ -253,6 +253,9 @@ func (v *survey) layoutNow(l layout) (*proto.Layout, error) {
 // it has it. It fails with ErrInsufficientNodes, or ErrNoSpace, if there is a better
 // one, or it can't be told, and no job.
 func (v *survey) improve(extent *proto.Extent, past failure) (*job, error) {
+	if isInline(extent) {
+		return nil, nil
+	}
 	l, err := extentLayout(extent)
 	if err != nil {
 		return nil, nil //nolint:nilerr // A record that makes no sense does not get better.

@@ -41,6 +41,9 @@ type Recorded struct {
 // Their first byte is byte tailFrom of the blob. The caller records them, together
 // with to, or they become garbage.
 //
+// What ends at or before byte Config.InlineBlobBytes of the blob is one inline extent, in
+// no shard: it becomes durable with its record.
+//
 // Durable means: at least k+1 shards are (k if there is no parity), on different
 // nodes, after fsync. A holder that fails or stalls on the way costs nothing but
 // time: the extent ends there, and if it is not durable then, it is stored again
@@ -66,6 +69,7 @@ func (s *Store) Append(ctx context.Context, from Progress, r io.Reader, record f
 	defer hasher.stop()
 	a := s.newAppender(from.UploadID, r, hasher)
 	defer a.close()
+	a.offset, a.inlineEnd = from.Size, uint64(s.cfg.InlineBlobBytes)
 
 	to, tailFrom = from, from.Size
 	for !a.ended {
@@ -77,6 +81,7 @@ func (s *Store) Append(ctx context.Context, from Progress, r io.Reader, record f
 		for _, extent := range extents {
 			to.Size += extent.GetSize()
 		}
+		a.offset = to.Size
 		if to.Hashes, err = hasher.states(); err != nil {
 			return Progress{}, nil, 0, err
 		}
@@ -98,6 +103,9 @@ type appender struct {
 	intake *intake
 	// ended says that the source has been read to its end.
 	ended bool
+	// offset is where in the blob the next extent begins, and inlineEnd the byte at or
+	// before which an inline one ends; 0 if there is to be none.
+	offset, inlineEnd uint64
 	// hasher is nil when the bytes were hashed before.
 	hasher *hasher
 	// room has a place for each stripe that may be in flight.
@@ -151,6 +159,9 @@ func (a *appender) headMemory(l layout) int {
 func (a *appender) appendExtent(ctx context.Context) ([]*proto.Extent, error) {
 	if err := a.gather(); err != nil || a.ended {
 		return nil, err
+	}
+	if a.endsInline() {
+		return a.appendInline(ctx)
 	}
 	l, _, err := a.store.planExtent(ctx, a.plan(false))
 	if err != nil {

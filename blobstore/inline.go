@@ -1,0 +1,63 @@
+package blobstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/atollregistry/atoll/proto"
+)
+
+// A blob of a few KiB is not worth its shards: a stream, a file and two fsyncs on each
+// holder. Its bytes go into the command that records its extent, which is durable on most
+// nodes as it is, and are in each node's records from then on. Such an extent is inline.
+// It has neither layout nor holders, so that nothing is there to scrub, repair, move or
+// sweep.
+
+// isInline says that an extent's bytes are in its record.
+func isInline(e *proto.Extent) bool { return e.GetLayout() == nil }
+
+// areInline says that nothing of a blob is in shards.
+func areInline(extents []*proto.Extent) bool {
+	return !slices.ContainsFunc(extents, func(e *proto.Extent) bool { return !isInline(e) })
+}
+
+// endsInline says whether all that is left of the source goes into an inline extent. The
+// intake has more room than that takes, so that it has seen the end.
+func (a *appender) endsInline() bool {
+	return a.intake.ended && a.offset+uint64(a.intake.to-a.intake.from) <= a.inlineEnd
+}
+
+// appendInline makes an inline extent of all that is left. No node has to take
+// anything, but a cluster that would refuse a shard refuses this as well: the records are
+// no way around a full one.
+func (a *appender) appendInline(ctx context.Context) ([]*proto.Extent, error) {
+	if _, _, err := a.store.planExtent(ctx, a.plan(true)); err != nil {
+		return nil, err
+	}
+	content := make([]byte, a.intake.to-a.intake.from)
+	a.intake.take(content)
+	a.ended = a.intake.exhausted()
+	a.hasher.writeBytes(content)
+	return []*proto.Extent{{Id: newExtentID(), Size: uint64(len(content)), Content: content, Era: a.store.catalog.Era()}}, nil
+}
+
+// readableLayout is extentLayout for whoever reads an extent. An inline one has none, but
+// must have all of its bytes.
+func readableLayout(e *proto.Extent) (layout, error) {
+	if !isInline(e) {
+		return extentLayout(e)
+	}
+	if uint64(len(e.GetContent())) != e.GetSize() {
+		return layout{}, fmt.Errorf("inline extent %x has %d bytes of %d: %w", e.GetId(), len(e.GetContent()), e.GetSize(), ErrInvalid)
+	}
+	return layout{}, nil
+}
+
+// inlineGroup is the group of all that is wanted of an inline extent: fetched, and without
+// memory of its own.
+func inlineGroup(p part) *group {
+	done := make(chan struct{})
+	close(done)
+	return &group{offset: p.offset, done: done, pieces: [][]byte{p.extent.GetContent()[p.offset : p.offset+p.length]}}
+}
