@@ -70,6 +70,7 @@ func runCrashChild(file string) error {
 		// Shards whose record is on its way are safe without a grace: the parent lets the
 		// sweep see garbage only while nothing is being written.
 		cfg.SweepInterval, cfg.SweepGrace, cfg.WatchSteps = crashSweepInterval, 0, child.watch.disk
+		cfg.InlineBlobBytes = 0 // The steps are those of shards.
 	}
 	log := zerolog.New(os.Stderr).With().Timestamp().Int("pid", os.Getpid()).Logger()
 	child.node, err = node.New(cfg, log, node.WithBlobstore(tune), node.WithSeams(child.watch.seams(&child.sweeping)))

@@ -54,7 +54,7 @@ func TestDiskDies(t *testing.T) {
 	}
 	n1.Start()
 	n1.WaitReady()
-	for i := range uint64(4) {
+	for i := range uint64(8) {
 		push(t, c, "app", fmt.Sprint("v", i), i, c.Members...)
 	}
 	onDisk, _ := filepath.Glob(filepath.Join(folder, "shards", "??", "*.?"))
@@ -88,7 +88,7 @@ func TestDiskDies(t *testing.T) {
 	mountDisk(t, folder)
 	n1.Start()
 	n1.WaitReady()
-	for i := range uint64(4) {
+	for i := range uint64(8) {
 		push(t, c, "app", fmt.Sprint("w", i), 100+i, c.Members...)
 	}
 	if onDisk, _ = filepath.Glob(filepath.Join(folder, "shards", "??", "*.?")); len(onDisk) < 3 {
