@@ -2,6 +2,8 @@ package nodetest
 
 import (
 	"bytes"
+	"crypto/sha512"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -63,6 +65,21 @@ func TestTinyBlobsAreInTheState(t *testing.T) {
 	extents := n1.extentsOf(t, Digest(mixed))
 	if len(extents) < 3 || extents[0].GetLayout() != nil || extents[1].GetLayout() != nil || extents[2].GetLayout() == nil {
 		t.Errorf("extents are %v", extents)
+	}
+
+	// What nobody hashed by SHA-512 is read again in the end.
+	response, _, err = n1.expect(http.StatusAccepted, "POST", "/v2/app/blobs/uploads/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, _, err = n2.expect(http.StatusAccepted, "PATCH", response.Header.Get("Location"), bytes.NewReader(content[:4000]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := fmt.Sprintf("sha512:%x", sha512.Sum512(content))
+	n3.answers(t, http.StatusCreated, "PUT", withDigest(t, response.Header.Get("Location"), long), content[4000:])
+	if got := n1.answers(t, http.StatusOK, "GET", "/v2/app/blobs/"+long, nil); !bytes.Equal(got, content) {
+		t.Errorf("by SHA-512 %d bytes are served of %d, or others", len(got), len(content))
 	}
 
 	n3.Crash()
