@@ -164,9 +164,9 @@ func (c *Config) raft() *raft.Config {
 		LeaderLeaseTimeout: c.LeaderLease,
 		CommitTimeout:      c.CommitTimeout,
 		MaxAppendEntries:   maxAppendEntries,
-		// A buffered apply channel takes commands that nobody may look at any more
-		// after the timeout of Apply, and brought a third of the throughput.
-		BatchApplyCh: false,
+		// So that a group that is handed over one by one is taken as one: see groupCommit.
+		// What is in that queue when Raft ends is never answered.
+		BatchApplyCh: true,
 		// A removed node stays up and tells its clients so; the process decides.
 		ShutdownOnRemove:  false,
 		TrailingLogs:      c.TrailingLogs,

@@ -115,6 +115,8 @@ type Replica struct {
 	responders responders
 	// proposals has a token for each entry that Raft has not answered yet.
 	proposals chan struct{}
+	// groupCommit is how they get to Raft.
+	groupCommit *groupCommit
 	// membership is held by whoever changes the configuration.
 	membership chan struct{}
 	handover   handover
@@ -179,6 +181,7 @@ func (r *Replica) start(sm StateMachine) error {
 		_ = transport.Close() // it only ends goroutines
 		return fmt.Errorf("start Raft: %w", err)
 	}
+	r.groupCommit = newGroupCommit(r.raft)
 	r.watchElections()
 	return r.life.arm(func() {
 		r.raft.Shutdown()

@@ -104,15 +104,14 @@ func (r *Replica) appendEntry(ctx context.Context, data []byte) (outcome, error)
 		err     error
 	}
 	answered := make(chan answer, 1)
-	go func() { // ends when Raft answers, which no context can hasten
+	r.groupCommit.add(&entrant{ctx: ctx, data: data, answered: func(future raft.ApplyFuture) {
 		defer func() { <-r.proposals }()
-		future := r.raft.Apply(data, enqueueTimeout(ctx))
 		if err := future.Error(); err != nil {
 			answered <- answer{err: appendError(err)}
 			return
 		}
 		answered <- answer{outcome: future.Response().(outcome)}
-	}()
+	}})
 	select {
 	case a := <-answered:
 		if r.handover.isStuck(a.err, 2*(r.cfg.ElectionTimeout+r.cfg.NetworkTimeout)) {
