@@ -22,11 +22,16 @@ const module = "github.com/atollregistry/atoll"
 func allowedImports() map[string]map[string]string {
 	return map[string]map[string]string{
 		"cmd/atoll": {
-			"node":      "the command line runs a node and talks to one",
-			"cmd/bench": "and measures registries, this or others",
+			"node":       "the command line runs a node and talks to one",
+			"cmd/bench":  "and measures registries, this or others",
+			"cmd/sysmon": "what runs for long runs calmly",
 		},
-		"cmd/bench":       {}, // a black box is measured from outside
-		"cmd/performance": {"cmd/bench": "runs of several servers in turns"},
+		"cmd/bench": {}, // a black box is measured from outside
+		"cmd/performance": {
+			"cmd/bench":  "runs of several servers in turns",
+			"cmd/sysmon": "and takes little from them",
+		},
+		"cmd/sysmon": {},
 		"cmd/simulate": {
 			"blobstore":       "where shards go, and who repairs them, is its decision",
 			"gateway":         "and what is hot, the gateway's",

@@ -9,15 +9,20 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/atollregistry/atoll/cmd/sysmon"
 	"github.com/atollregistry/atoll/node"
 )
 
 func main() {
+	if len(os.Args) > 1 && slices.Contains([]string{"serve", "dev", "bench"}, os.Args[1]) {
+		sysmon.Quiet()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once: somebody is in a hurry.
 	context.AfterFunc(ctx, stop)

@@ -17,9 +17,12 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/atollregistry/atoll/cmd/sysmon"
 )
 
 func main() {
+	sysmon.Quiet() // The client takes as little from the servers as it can.
 	// Servers are tied to the thread that starts them (see startProcess): this one, for good.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

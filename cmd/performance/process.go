@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/atollregistry/atoll/cmd/sysmon"
 )
 
 const (
@@ -54,10 +56,10 @@ func startProcess(log string, argv ...string) (*process, error) {
 	return p, nil
 }
 
-// environment is without the variables by which servers are configured: what they are told
-// is in their command lines and files alone.
+// environment is without the variables by which servers are configured, and without those of the Go runtime: what they
+// are told is in their command lines and files alone, and the rest is as they come.
 func environment(all []string) []string {
-	return slices.DeleteFunc(slices.Clone(all), func(entry string) bool {
+	return slices.DeleteFunc(sysmon.Without(all), func(entry string) bool {
 		return strings.HasPrefix(entry, "ATOLL_") || strings.HasPrefix(entry, "REGISTRY_")
 	})
 }

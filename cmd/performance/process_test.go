@@ -53,7 +53,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	got := environment([]string{"HOME=/root", "ATOLL_NAME=x", "REGISTRY_LOG_LEVEL=debug", "PATH=/bin"})
+	got := environment([]string{"HOME=/root", "ATOLL_NAME=x", "REGISTRY_LOG_LEVEL=debug", "GODEBUG=schedtrace=1", "PATH=/bin"})
 	if !slices.Equal(got, []string{"HOME=/root", "PATH=/bin"}) {
 		t.Errorf("servers get %q", got)
 	}
