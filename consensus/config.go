@@ -165,7 +165,8 @@ func (c *Config) raft() *raft.Config {
 		CommitTimeout:      c.CommitTimeout,
 		MaxAppendEntries:   maxAppendEntries,
 		// So that a group that is handed over one by one is taken as one: see groupCommit.
-		// What is in that queue when Raft ends is never answered.
+		// What is in that queue when Raft ends is never answered, and what nobody waits for any
+		// more is appended all the same.
 		BatchApplyCh: true,
 		// A removed node stays up and tells its clients so; the process decides.
 		ShutdownOnRemove:  false,

@@ -10,7 +10,7 @@ import (
 
 const (
 	// groupPatience is how long a group is waited for. It is longer than one takes on
-	// disks that are well, and short enough that a slow disk or network costs no more.
+	// disks that are well. On slower ones an entry waits no longer than that for others.
 	groupPatience = 25 * time.Millisecond
 	// groupEnough is from how many entries on others wait for those under way. A few
 	// clients at once gain nothing by that: each would wait for the others' turns.
@@ -18,8 +18,8 @@ const (
 )
 
 // groupCommit has entries go into the log together: while some are under way, what comes
-// waits and is the next group. Each group costs every node two writes of its disk, whatever
-// its size. The library alone takes what has come by the time its last write is done,
+// waits and is the next group, of maxAppendEntries at most, which the library appends at once. Each group costs every node
+// two writes of its disk, whatever its size. The library alone takes what has come by the time its last write is done,
 // and so makes three groups of what fits into one, each on its way to one of log,
 // followers and state.
 type groupCommit struct {
@@ -67,9 +67,10 @@ func (g *groupCommit) start() {
 	if g.underway >= g.enough || len(g.waiting) == 0 {
 		return
 	}
-	group := &entryGroup{entrants: g.waiting}
-	g.waiting, g.underway = nil, g.underway+len(group.entrants)
-	go g.run(group) // ends when Raft has answered
+	next := min(len(g.waiting), maxAppendEntries)
+	group := &entryGroup{entrants: g.waiting[:next:next]}
+	g.waiting, g.underway = g.waiting[next:], g.underway+next
+	go g.run(group) // ends when Raft has answered, or never for what it had in its queue when it was shut down
 }
 
 // run appends a group and returns when Raft has answered for each entry.
@@ -78,6 +79,10 @@ func (g *groupCommit) run(group *entryGroup) {
 	defer impatience.Stop()
 	futures := make([]raft.ApplyFuture, len(group.entrants))
 	for i, e := range group.entrants {
+		if e.ctx.Err() != nil {
+			futures[i] = abandoned{} // Nobody waits for it any more.
+			continue
+		}
 		futures[i] = g.append(e.data, enqueueTimeout(e.ctx))
 	}
 	for i, future := range futures {
@@ -98,3 +103,9 @@ func (g *groupCommit) end(group *entryGroup) {
 	g.underway -= len(group.entrants)
 	g.start()
 }
+
+// abandoned is what became of an entry that never got to Raft.
+type abandoned struct{ raft.ApplyFuture }
+
+// Error implements raft.Future.
+func (abandoned) Error() error { return raft.ErrEnqueueTimeout }

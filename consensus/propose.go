@@ -129,7 +129,7 @@ func (r *Replica) appendEntry(ctx context.Context, data []byte) (outcome, error)
 	}
 }
 
-// enqueueTimeout bounds how long Raft may take to look at an entry. To the library
+// enqueueTimeout bounds how long an entry may wait for room in Raft's queue. To the library
 // 0 means for ever.
 func enqueueTimeout(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()

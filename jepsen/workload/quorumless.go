@@ -27,8 +27,8 @@ const (
 	// quorumlessOperations is after how many operations a tag is replaced: so many that a node that is cut off
 	// knows it and misses writes, since most are reads of many clients, and so few that they can be judged.
 	quorumlessOperations = 1500
-	// quorumlessBlob is the size of a blob in bytes.
-	quorumlessBlob = 1 << 10
+	// quorumlessBlob is the size of a blob in bytes, so large that nodes have it in shards.
+	quorumlessBlob = 20 << 10
 	// maxPieces is how many of the pieces that were acknowledged last are read.
 	maxPieces = 2000
 	// lastPieces is how many of the last are read more often than others, since a node may lack
