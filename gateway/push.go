@@ -28,6 +28,8 @@ type push struct {
 	progress    blobstore.Progress
 	// recorded are the extents in the upload's record.
 	recorded []*proto.Extent
+	// turn gives back the push's place among those that send bytes; nil as long as it has none.
+	turn func()
 	// tail are durable extents that no record names; they begin at byte tailFrom.
 	tail     []*proto.Extent
 	tailFrom uint64
@@ -65,14 +67,28 @@ func (p *push) prepareHash(digest string) error {
 	return nil
 }
 
+// takeTurn waits until few enough pushes are under way, unless this one is. Its turn lasts until its end:
+// what is inline is in memory until it is recorded.
+func (g *gateway) takeTurn(ctx context.Context, p *push) (err error) {
+	if p.turn == nil {
+		p.turn, err = g.uploads.acquire(ctx, 1)
+	}
+	return err
+}
+
+// end gives the turn back.
+func (p *push) end() {
+	if p.turn != nil {
+		p.turn()
+	}
+}
+
 // receive stores the request's body behind what the push has. Extents that fill
 // up are recorded at once, so that nothing old waits unrecorded for the sweep.
 func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
-	release, err := g.uploads.acquire(ctx, 1)
-	if err != nil {
+	if err := g.takeTurn(ctx, p); err != nil {
 		return err
 	}
-	defer release()
 	record := func(ctx context.Context, done blobstore.Recorded) error {
 		if err := g.record(ctx, p, done.ExpectedSize, done.Extents, done.Progress.Hashes); err != nil {
 			return err
@@ -163,11 +179,9 @@ func (g *gateway) hashStored(ctx context.Context, p *push, algorithm string) (st
 	if err := g.recordTail(ctx, p); err != nil {
 		return "", err
 	}
-	release, err := g.uploads.acquire(ctx, 1)
-	if err != nil {
+	if err := g.takeTurn(ctx, p); err != nil {
 		return "", err
 	}
-	defer release()
 	reader, err := g.blobs.Read(ctx, p.recorded, 0, p.progress.Size)
 	if err != nil {
 		return "", fmt.Errorf("open upload %s: %w", p.uploadID, err)

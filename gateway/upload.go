@@ -158,6 +158,7 @@ func (g *gateway) extendUpload(ctx context.Context, x *exchange) error {
 		return err
 	}
 	p := g.resumePush(x, upload)
+	defer p.end()
 	if err := g.receive(ctx, x, p); err != nil {
 		return g.explainSize(x, err)
 	}
@@ -231,6 +232,7 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 		return err
 	}
 	p := g.resumePush(x, upload)
+	defer p.end()
 	p.restartable = upload.GetSize() == 0 && x.r.Header.Get("Content-Range") == ""
 	if err := g.finish(ctx, x, p, digest); err != nil {
 		if p.uploadID != x.reference {
@@ -286,6 +288,7 @@ func (g *gateway) pushWhole(ctx context.Context, x *exchange) error {
 		return err
 	}
 	p := &push{repository: x.repository, owner: g.owner(x)}
+	defer p.end()
 	if err := g.finish(ctx, x, p, digest); err != nil {
 		g.abandon(ctx, p.repository, p.uploadID)
 		return err
