@@ -25,12 +25,17 @@ func areInline(extents []*proto.Extent) bool {
 // endsInline says whether all that is left of the source goes into an inline extent. The
 // intake has more room than that takes, so that it has seen the end.
 func (a *appender) endsInline() bool {
-	return a.intake.ended && a.offset+uint64(a.intake.to-a.intake.from) <= a.inlineEnd
+	return a.intake.ended && a.offset+uint64(a.intake.to-a.intake.from) <= a.inlineEnd && a.store.roomOnAll()
+}
+
+// roomOnAll says whether no node has nothing left but its reserve, which is for the records: what is inline is on each of
+// them. A node that does not answer may have said so before.
+func (s *Store) roomOnAll() bool {
+	return !slices.ContainsFunc(s.cluster.Nodes(), func(n NodeInfo) bool { return n.Healthy && n.FreeBytes == 0 })
 }
 
 // appendInline makes an inline extent of all that is left. No node has to take
-// anything, but a cluster that would refuse a shard refuses this as well: the records are
-// no way around a full one.
+// anything, but a cluster that would refuse a shard, having too few nodes, refuses this as well.
 func (a *appender) appendInline(ctx context.Context) ([]*proto.Extent, error) {
 	if _, _, err := a.store.planExtent(ctx, a.plan(true)); err != nil {
 		return nil, err

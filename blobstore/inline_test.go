@@ -257,6 +257,21 @@ func TestInlineIsNoWayAroundAFullCluster(t *testing.T) {
 	}
 }
 
+// TestInlineSparesFullNodes: what one node has no room for goes to the others, and not to it.
+func TestInlineSparesFullNodes(t *testing.T) {
+	c := startCluster(t, 3, inlineConfig)
+	for _, full := range []bool{false, true, false} {
+		c.nodes[2].setFull(full)
+		_, extents, err := c.nodes[0].appendAll(Progress{UploadID: "u"}, bytes.NewReader(randomBytes(testInline, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inline := isInline(extents[0]); inline == full {
+			t.Errorf("a node is full: %t, and the blob is inline: %t", full, inline)
+		}
+	}
+}
+
 // TestInlineContentOfAnotherLength is an error, and no short blob.
 func TestInlineContentOfAnotherLength(t *testing.T) {
 	c := startCluster(t, 1, inlineConfig)
