@@ -7,9 +7,17 @@
 // matter for the host, takes up to a sixth of the server's processor time, and as much again by what it interrupts.
 //
 // The runtime has no setting for that, but one on which it depends: with schedtrace the
-// monitor never sleeps deeply, and so is not woken, but comes round every 10 ms. That setting has a
-// line written to stderr each time that so many milliseconds have passed; with the
-// longest that there is, one in 24.8 days.
+// monitor never sleeps deeply, and so is not woken, but comes round every 10 ms while there is nothing for it to do.
+//
+// What that costs:
+//
+//   - The setting has a line written to stderr whenever the clock, which begins with the machine's start, has gone so
+//     many milliseconds beyond the last one: with the largest number, 24.8 days. A machine that
+//     has run for longer has one at each start of a process. A panic is preceded by the scheduler's state.
+//   - What else the monitor does comes later, by 10 ms or two times that: taking processors away from goroutines
+//     that run for long, or wait in system calls while no other processor is free. When it found some of these, it looks every 20 µs
+//     again for a while. With a single processor each wait for the disk could hold up everything else that long,
+//     so there all stays as it is.
 package sysmon
 
 import (
@@ -23,12 +31,13 @@ import (
 // it takes.
 const setting = "schedtrace=2147483647"
 
-// Quiet starts this process anew with the setting, under the same process id, unless it has one of that name.
+// Quiet starts this process anew with the setting, under the same process id, unless it has one of that name or
+// a single processor.
 // It is to be called before anything else is done, and does not return then. Where that can't be
 // done the process goes on as it is, which is only slower.
 func Quiet() {
 	settings := os.Getenv(variable)
-	if runtime.GOOS != "linux" || strings.Contains(settings, "schedtrace=") {
+	if runtime.GOOS != "linux" || runtime.GOMAXPROCS(0) < 2 || strings.Contains(settings, "schedtrace=") {
 		return
 	}
 	executable, err := os.Executable()
