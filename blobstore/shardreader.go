@@ -56,7 +56,7 @@ func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if err := readFull(shard.file, data, headerBytes+shard.layout.cellOffset(int(first))); err != nil {
+	if err := shard.read(data, headerBytes+shard.layout.cellOffset(int(first))); err != nil {
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
@@ -83,6 +83,7 @@ func (d *Disk) acquire(id shardID) (*openShard, error) {
 type openShard struct {
 	id        shardID
 	file      *os.File
+	direct    directFile
 	layout    layout
 	checksums []uint32
 	// checked is when it was last read through, and sound; nil if it was not since it was opened.
@@ -90,6 +91,20 @@ type openShard struct {
 	// users counts the reads under way, and the cache if it holds the shard. At 0
 	// the file is closed. Guarded by the cache's lock.
 	users int
+}
+
+// read reads exactly buf.
+func (s *openShard) read(buf []byte, offset int64) error {
+	if s.direct.readAt(s.file, s.layout.shardBytes(), buf, offset) {
+		return nil
+	}
+	return readFull(s.file, buf, offset)
+}
+
+// close is called when nobody reads any more.
+func (s *openShard) close() {
+	s.direct.close()
+	_ = s.file.Close() // It was only read.
 }
 
 // openShardFile opens a shard and checks its header, trailer and length.
@@ -196,7 +211,7 @@ func (o *openShards) keep(shard *openShard, generation uint64) *openShard {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if element, ok := o.byID[shard.id]; ok {
-		_ = shard.file.Close() // It was only read.
+		shard.close()
 		shard = element.Value.(*openShard)
 		shard.users++
 		return shard
@@ -258,6 +273,6 @@ func (o *openShards) drop(element *list.Element) {
 // leave counts one user less. The lock is held.
 func (o *openShards) leave(shard *openShard) {
 	if shard.users--; shard.users == 0 {
-		_ = shard.file.Close() // It was only read.
+		shard.close()
 	}
 }
