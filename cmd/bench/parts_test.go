@@ -58,12 +58,12 @@ func TestParseStat(t *testing.T) {
 }
 
 func TestParseStatus(t *testing.T) {
-	now, high, err := parseStatus("Name:\tatoll\nVmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t9\n")
-	if err != nil || now != 1<<20 || high != 2<<20 {
-		t.Errorf("%d, %d, %v", now, high, err)
+	m, err := parseStatus("Name:\tatoll\nVmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nRssAnon:\t     512 kB\nThreads:\t9\n")
+	if want := (memory{now: 1 << 20, high: 2 << 20, own: 1 << 19}); err != nil || m != want {
+		t.Errorf("%+v, %v", m, err)
 	}
-	for _, status := range []string{"", "Name:\tzombie\n", "VmHWM:\tx kB\nVmRSS:\t1 kB\n", "VmRSS:\t1 kB\n"} {
-		if _, _, err := parseStatus(status); err == nil {
+	for _, status := range []string{"", "Name:\tzombie\n", "VmHWM:\tx kB\nVmRSS:\t1 kB\nRssAnon:\t1 kB\n", "VmHWM:\t1 kB\nVmRSS:\t1 kB\n"} {
+		if _, err := parseStatus(status); err == nil {
 			t.Errorf("%q is read", status)
 		}
 	}
@@ -78,7 +78,7 @@ func writeProc(t *testing.T, proc, pid string, ticks, kib int) {
 	}
 	for name, content := range map[string]string{
 		"stat":   fmt.Sprintf("%s (x) S 1 2 3 4 5 6 7 8 9 10 %d 0 13 14", pid, ticks),
-		"status": fmt.Sprintf("VmHWM:\t%d kB\nVmRSS:\t%d kB\n", 2*kib, kib),
+		"status": fmt.Sprintf("VmHWM:\t%d kB\nVmRSS:\t%d kB\nRssAnon:\t%d kB\n", 2*kib, kib, kib/2),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func TestMeter(t *testing.T) {
 	writeProc(t, proc, "11", 150, 4096)
 	writeProc(t, proc, "12", 1025, 1024)
 	used, err := m.stop()
-	if err != nil || math.Abs(used.CPUSeconds-0.75) > 1e-9 || used.PeakBytes != 5<<20 || used.HighBytes != 10<<20 || used.LargestBytes != 8<<20 {
+	if err != nil || math.Abs(used.CPUSeconds-0.75) > 1e-9 || used.PeakBytes != 5<<20 || used.HighBytes != 10<<20 || used.LargestBytes != 8<<20 || used.OwnBytes != 2<<20 {
 		t.Errorf("%+v, %v", used, err)
 	}
 	if m, err = p.meter(t.Context()); err != nil {

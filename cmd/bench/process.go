@@ -34,6 +34,9 @@ type Usage struct {
 	HighBytes int64 `json:"high_water_rss_bytes"`
 	// LargestBytes is the most that any one of them has had since it started.
 	LargestBytes int64 `json:"largest_high_water_rss_bytes"`
+	// OwnBytes is the most of its own that any one of them had when it was looked at: resident memory without pages of
+	// files that it has mapped, which the kernel takes back when it needs them.
+	OwnBytes int64 `json:"largest_own_rss_bytes"`
 }
 
 // processes are looked at through /proc.
@@ -132,8 +135,9 @@ func parseStat(stat string) (ticks uint64, err error) {
 
 // memory is what processes have, in bytes.
 type memory struct {
-	// now is what all have; high the sum of the most that each has had, and largest the most of those.
-	now, high, largest int64
+	// now is what all have; high the sum of the most that each has had, and largest the most of those; own
+	// the most that one has without files.
+	now, high, largest, own int64
 }
 
 // memory looks at all of them.
@@ -143,37 +147,35 @@ func (p processes) memory() (sum memory, err error) {
 		if err != nil {
 			return memory{}, fmt.Errorf("measure process %d: %w", pid, err)
 		}
-		resident, most, err := parseStatus(string(content))
+		one, err := parseStatus(string(content))
 		if err != nil {
 			return memory{}, fmt.Errorf("measure process %d: %w", pid, err)
 		}
-		sum = memory{now: sum.now + resident, high: sum.high + most, largest: max(sum.largest, most)}
+		sum = memory{now: sum.now + one.now, high: sum.high + one.high, largest: max(sum.largest, one.high), own: max(sum.own, one.own)}
 	}
 	return sum, nil
 }
 
-// parseStatus returns VmRSS and VmHWM of /proc/PID/status, in bytes.
-func parseStatus(status string) (now, high int64, err error) {
-	found := 0
+// parseStatus reads VmRSS, VmHWM and RssAnon of /proc/PID/status.
+func parseStatus(status string) (m memory, err error) {
+	wanted := map[string]*int64{"VmRSS": &m.now, "VmHWM": &m.high, "RssAnon": &m.own}
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
-		if name != "VmRSS" && name != "VmHWM" {
+		to := wanted[name]
+		if to == nil {
 			continue
 		}
+		delete(wanted, name)
 		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 		if err != nil {
-			return 0, 0, fmt.Errorf("status has another form: %w", err)
+			return memory{}, fmt.Errorf("status has another form: %w", err)
 		}
-		if found++; name == "VmRSS" {
-			now = kib << 10
-		} else {
-			high = kib << 10
-		}
+		*to = kib << 10
 	}
-	if found != 2 {
-		return 0, 0, errors.New("status says nothing of memory: has it ended?")
+	if len(wanted) > 0 {
+		return memory{}, errors.New("status does not say all of memory: has it ended?")
 	}
-	return now, high, nil
+	return m, nil
 }
 
 // meter measures processes from when it is made until it is stopped.
@@ -182,7 +184,7 @@ type meter struct {
 	before    float64
 	stopped   context.CancelFunc
 	// peak has one value when the goroutine that looks at memory has ended.
-	peak chan int64
+	peak chan memory
 }
 
 // meter begins. The processes must be there; without any it measures nothing.
@@ -192,7 +194,7 @@ func (p processes) meter(ctx context.Context) (*meter, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	m := &meter{processes: p, before: before, stopped: stop, peak: make(chan int64, 1)}
+	m := &meter{processes: p, before: before, stopped: stop, peak: make(chan memory, 1)}
 	go func() { // stop waits for it
 		m.peak <- p.watchMemory(ctx)
 	}()
@@ -200,9 +202,9 @@ func (p processes) meter(ctx context.Context) (*meter, error) {
 }
 
 // watchMemory returns the most that was seen until ctx ended.
-func (p processes) watchMemory(ctx context.Context) (peak int64) {
+func (p processes) watchMemory(ctx context.Context) (peak memory) {
 	if len(p.pids) == 0 {
-		return 0
+		return peak
 	}
 	ticker := time.NewTicker(memoryInterval)
 	defer ticker.Stop()
@@ -211,7 +213,7 @@ func (p processes) watchMemory(ctx context.Context) (peak int64) {
 		if err != nil {
 			return peak // stop meets the same error and returns it
 		}
-		peak = max(peak, seen.now)
+		peak.now, peak.own = max(peak.now, seen.now), max(peak.own, seen.own)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -235,5 +237,8 @@ func (m *meter) stop() (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Usage{CPUSeconds: after - m.before, PeakBytes: max(peak, seen.now), HighBytes: seen.high, LargestBytes: seen.largest}, nil
+	return &Usage{
+		CPUSeconds: after - m.before, PeakBytes: max(peak.now, seen.now), HighBytes: seen.high,
+		LargestBytes: seen.largest, OwnBytes: max(peak.own, seen.own),
+	}, nil
 }

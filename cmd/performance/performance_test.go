@@ -26,7 +26,7 @@ func testResult(t *testing.T, name string, ratio, cpuPerGB float64) *result {
 		return map[bench.Metric]bench.Summary{r.by: {Median: value, Ratio: ratio}, bench.CPUPerGB: {Median: cpuPerGB}}
 	}
 	turns := func() []bench.Turn {
-		return []bench.Turn{{Operations: 10, Servers: &bench.Usage{LargestBytes: 100 * mib}}}
+		return []bench.Turn{{Operations: 10, Servers: &bench.Usage{LargestBytes: 100 * mib, OwnBytes: 20 * mib}}}
 	}
 	return &result{row: r, Row: name, Machine: machine{CPU: "A|B", Cores: 2}, Reads: r.aims.reads, Report: &bench.Report{
 		Workload: r.load.Workload, Size: r.load.Size, DurationSeconds: 10,
@@ -160,8 +160,8 @@ Medians of 1 turns of up to 10 s.
 
 | what | wanted | atoll | compared with | ratio of medians (turns) | CPU of all servers: atoll, compared with | largest node | verdict |
 |-|-|-|-|-|-|-|-|
-| push blobs of 64 MiB, 4 clients, three nodes (` + "`push-3`" + `) | at least 1.0x the MB/s of docker-registry; CPU at most 3.5 s/GB | 150 MB/s | docker-registry: 100 MB/s | 1.50 (0.75 to 3.00) | 3.00 s/GB, 3.00 s/GB | 100 MiB | met |
-| push blobs of 64 MiB, 4 clients, five nodes (` + "`push-5`" + `) |  | 50.0 MB/s | docker-registry: 100 MB/s | 0.50 (0.25 to 1.00) | 3.00 s/GB, 3.00 s/GB | 100 MiB |  |
+| push blobs of 64 MiB, 4 clients, three nodes (` + "`push-3`" + `) | at least 1.0x the MB/s of docker-registry; CPU at most 3.5 s/GB | 150 MB/s | docker-registry: 100 MB/s | 1.50 (0.75 to 3.00) | 3.00 s/GB, 3.00 s/GB | 100 MiB, own 20 | met |
+| push blobs of 64 MiB, 4 clients, five nodes (` + "`push-5`" + `) |  | 50.0 MB/s | docker-registry: 100 MB/s | 0.50 (0.25 to 1.00) | 3.00 s/GB, 3.00 s/GB | 100 MiB, own 20 |  |
 | resident memory of a node, in any row | at most 150 MiB | 100 MiB, in push-3 |  |  |  | 100 MiB | met |
 
 ![How much of each aim was reached](performance.svg)

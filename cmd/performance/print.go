@@ -18,7 +18,7 @@ func printResult(w io.Writer, r *result) error {
 	line("medians", "atoll %s, %s %s", figure(r.ours(), r.row.by), against, figure(r.reference(), r.row.by))
 	line("ratio", "%s", r.ratioText())
 	line("CPU", "atoll %s, %s %s", figure(r.ours(), r.costMetric()), against, figure(r.reference(), r.costMetric()))
-	line("memory", "%d MiB in the largest node", r.nodeBytes()/mib)
+	line("memory", "%s in the largest node", r.memoryText())
 	if len(checks) > 0 {
 		line("verdict", "%s", verdict(checks))
 	}

@@ -64,6 +64,21 @@ func (r *result) nodeBytes() (most int64) {
 	return most
 }
 
+// ownBytes is the most that one node has had without mapped files.
+func (r *result) ownBytes() (most int64) {
+	for _, turn := range r.ours().Turns {
+		if turn.Servers != nil {
+			most = max(most, turn.Servers.OwnBytes)
+		}
+	}
+	return most
+}
+
+// memoryText tells of the largest node.
+func (r *result) memoryText() string {
+	return fmt.Sprintf("%d MiB, own %d", r.nodeBytes()/mib, r.ownBytes()/mib)
+}
+
 // resultPath is where the result of a row is kept in a folder.
 func resultPath(folder, name string) string { return filepath.Join(folder, name+".json") }
 

@@ -31,7 +31,7 @@ func resultCells(r *result) []string {
 		fmt.Sprintf("%s: %s", r.row.against, figure(r.reference(), r.row.by)),
 		r.ratioText(),
 		figure(r.ours(), r.costMetric()) + ", " + figure(r.reference(), r.costMetric()),
-		fmt.Sprintf("%d MiB", r.nodeBytes()/mib),
+		r.memoryText(),
 		verdict(checks),
 	}
 }
