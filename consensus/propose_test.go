@@ -90,7 +90,7 @@ func TestForwardedCommandsAreChecked(t *testing.T) {
 func TestLeaderKilledUnderLoad(t *testing.T) {
 	c := form(t, 3, nil)
 	type proposer struct{ acknowledged, unknown int }
-	const proposers = 8
+	const proposers = 2*maxAppendEntries + 22 // more than one group
 	counts := make([]proposer, proposers)
 	var running sync.WaitGroup
 	stop := make(chan struct{})
