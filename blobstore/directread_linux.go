@@ -33,8 +33,9 @@ type directFile struct {
 	once sync.Once
 	// file is nil where that can't be done.
 	file *os.File
-	// read counts the bytes that were read so.
-	read atomic.Int64
+	// read counts the bytes that were read so, and failed says that some were not.
+	read   atomic.Int64
+	failed atomic.Bool
 }
 
 // open opens a file that is open once more.
@@ -67,7 +68,7 @@ var directMemory = sync.Pool{New: func() any {
 // readAt reads exactly buf, of a file of which size bytes are cells, if that is better than by way
 // of the kernel's cache; if not, or if it fails, it returns false.
 func (d *directFile) readAt(file *os.File, size int64, buf []byte, offset int64) bool {
-	if len(buf) < directRun || d.read.Load() >= size || !isCold(file, offset, len(buf)) {
+	if len(buf) < directRun || d.failed.Load() || d.read.Load() >= size || !isCold(file, offset, len(buf)) {
 		return false
 	}
 	direct := d.open(file)
@@ -83,6 +84,7 @@ func (d *directFile) readAt(file *os.File, size int64, buf []byte, offset int64)
 		wanted := (skip + len(piece) + directAlign - 1) / directAlign * directAlign
 		n, err := direct.ReadAt((*memory)[:wanted], from-int64(skip))
 		if n < skip+len(piece) || err != nil && !errors.Is(err, io.EOF) {
+			d.failed.Store(true)
 			return false
 		}
 		done += copy(piece, (*memory)[skip:n])
