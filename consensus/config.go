@@ -72,7 +72,8 @@ type Config struct {
 	// heartbeats go on. Default 10 s.
 	LogWriteTimeout time.Duration
 	// SnapshotInterval is how often, up to twice as long at random, the log is
-	// looked at for compaction. Default 20 s: a snapshot costs next to nothing.
+	// looked at for compaction. Default 4 s: a snapshot costs next to nothing, and what the
+	// log has grown to by then its file, which is mapped, keeps.
 	SnapshotInterval time.Duration
 	// SnapshotThreshold is how many entries must have come since the last
 	// snapshot for another one. Default 8192.
@@ -111,7 +112,7 @@ func DefaultConfig() Config {
 		ReadTimeout:       10 * time.Second,
 		ConfirmTimeout:    2 * time.Second,
 		LogWriteTimeout:   10 * time.Second,
-		SnapshotInterval:  20 * time.Second,
+		SnapshotInterval:  4 * time.Second,
 		SnapshotThreshold: 8192,
 		TrailingLogs:      10240,
 		MaxVoters:         5,

@@ -32,7 +32,7 @@ func Tuning() []Patch {
 
 		// The log is cut all the time, and a node that was away for some seconds gets a
 		// snapshot.
-		set(raft, "SnapshotInterval:  20 * time.Second,", "SnapshotInterval:  5 * time.Second,"),
+		set(raft, "SnapshotInterval:  4 * time.Second,", "SnapshotInterval:  3 * time.Second,"),
 		set(raft, "SnapshotThreshold: 8192,", "SnapshotThreshold: 500,"),
 		set(raft, "TrailingLogs:      10240,", "TrailingLogs:      200,"),
 		// Votes go to new nodes, and from dead ones, within the run.
