@@ -1,8 +1,9 @@
 package mutant
 
 // ClockVariable is the environment variable that names the clock file of a process built
-// with Clock.
-const ClockVariable = "ATOLL_JEPSEN_CLOCK"
+// with Clock. It stays there, since the process may start itself anew, and does not begin as atoll's settings do, which
+// are checked.
+const ClockVariable = "JEPSEN_CLOCK"
 
 // Clock makes the wall clock of the process jump while it runs, as somebody who sets the
 // machine's clock would, and leaves the monotonic clock alone: timers, deadlines and
@@ -63,7 +64,6 @@ func init() {
 	if path == "" {
 		return
 	}
-	_ = os.Unsetenv("` + ClockVariable + `") // it is no setting, and those are checked
 	jump := func() {
 		content, err := os.ReadFile(path)
 		if err != nil {

@@ -39,9 +39,6 @@ func seeWall(from time.Time, by time.Duration) bool {
 
 func main() {
 	file := os.Args[1]
-	if os.Getenv("ATOLL_JEPSEN_CLOCK") != "" {
-		fmt.Println("the variable is still there")
-	}
 	encoded, err := os.ReadFile(os.Args[2])
 	if err != nil {
 		panic(err)
