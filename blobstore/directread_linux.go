@@ -24,7 +24,7 @@ const (
 	// directPiece is what is asked of the disk at once.
 	directPiece = 512 << 10
 	// directAlign is what the disk wants offsets, lengths and memory to be multiples of.
-	// No disk has larger sectors.
+	// One that wants more refuses, and is read by way of the kernel's cache.
 	directAlign = 4096
 )
 
