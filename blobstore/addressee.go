@@ -2,6 +2,7 @@ package blobstore
 
 import (
 	"context"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -47,7 +48,12 @@ func withAddressee(ctx context.Context, node string) context.Context {
 // checkAddressee refuses a call that is not meant for this node. To the caller that
 // is the same as no answer: the node that it means is gone from there.
 func checkAddressee(ctx context.Context, self string) error {
-	if meant := metadata.ValueFromIncomingContext(ctx, addresseeHeader); len(meant) != 1 || meant[0] != self {
+	return checkNode(strings.Join(metadata.ValueFromIncomingContext(ctx, addresseeHeader), " "), self)
+}
+
+// checkNode refuses a call that is meant for another node.
+func checkNode(meant, self string) error {
+	if meant != self {
 		return status.Errorf(codes.Unavailable, "the call is meant for node %q, this is %s: the other was replaced or lost its data", meant, self)
 	}
 	return nil

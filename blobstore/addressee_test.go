@@ -23,7 +23,7 @@ func (n *testNode) replace() *testNode {
 	n.kill()
 	n.setSick(false)
 	fresh := &testNode{
-		cluster: c, id: n.id + "-new", cfg: n.cfg, address: n.address,
+		cluster: c, id: n.id + "-new", cfg: n.cfg, address: n.address, calls: n.calls,
 		suspects: make(map[string]error), conns: make(map[string]*grpc.ClientConn),
 	}
 	fresh.cfg.Dir = filepath.Join(t.TempDir(), "shards")
@@ -75,12 +75,13 @@ func TestOnlyTheNodeThatIsMeantAnswers(t *testing.T) {
 	shards := proto.NewShardsClient(conn)
 	ctx := testContext(t)
 	for name, call := range map[string]func() error{
-		"WriteShard": func() error {
-			_, err := send(t, conn, newShardContent(t, 1, 256<<10, 1000).frames(1<<20)...)
+		"write": func() error {
+			shard := newShardContent(t, 1, 256<<10, 1000)
+			_, err := send(t, n.store.links, gone.id, shard.header, shard.messages(1<<20)...)
 			return err
 		},
-		"ReadShard": func() error {
-			_, err := shards.ReadShard(ctx, &proto.ReadShardRequest{ExtentId: e.GetId(), ShardNumber: uint32(number), Cells: 1})
+		"read": func() error {
+			_, err := n.store.links.call(ctx, gone.id, &proto.ShardCall{Read: &proto.ReadShardRequest{ExtentId: e.GetId(), ShardNumber: uint32(number), Cells: 1}})
 			return err
 		},
 		"Repair": func() error {

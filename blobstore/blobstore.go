@@ -6,8 +6,8 @@
 // k of them. Which extents make up which blob is not known here: the caller
 // records what Append returns, and the sweep asks a Catalog what is recorded.
 //
-// The disk side is Disk (disk.go) with its file format (shardfile.go) and the
-// gRPC service over it (server.go); DESIGN.md has the formats, the crash points
+// The disk side is Disk (disk.go) with its file format (shardfile.go) and what
+// answers other nodes over it (linkserver.go, server.go); DESIGN.md has the formats, the crash points
 // and the reasons.
 package blobstore
 
@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/atollregistry/atoll/blobstore/cache"
+	"github.com/atollregistry/atoll/proto"
 )
 
 const (
@@ -53,6 +54,8 @@ type Store struct {
 	pace    *pace
 	reports *reports
 	scrub   *scrub
+	server  *server
+	links   *links
 	log     zerolog.Logger
 
 	// nodeWait, reconnectWait, memoryWait and patience are the constants, others in
@@ -110,14 +113,16 @@ func Open(cfg Config, cluster Cluster, catalog Catalog) (*Store, error) {
 		directReads:   semaphore.NewWeighted(cfg.BufferBytes / directShare),
 	}
 	s.scrub = newScrub(s)
+	s.server = newServer(s.cfg, s.cluster.Self(), s.disks, s.buffers, s.repair, s.tellScrub)
+	s.links = newLinks(cluster)
 	s.cache = openCache(cfg, disks.all[0])
 	return s, nil
 }
 
-// Register offers this node's shards to the other nodes. The server must use
-// Codec.
+// Register offers the other nodes what they ask of this one by gRPC. Shards they read and write
+// over links: see LinkServer.
 func (s *Store) Register(registrar grpc.ServiceRegistrar) {
-	newServer(s.cfg, s.cluster.Self(), s.disks, s.buffers, s.repair, s.tellScrub).register(registrar)
+	proto.RegisterShardsServer(registrar, s.server)
 }
 
 // Run sweeps shards that no record names, reads all others again and again, reports
@@ -204,6 +209,7 @@ func (s *Store) Close() error {
 	case <-timer.C:
 		err = errors.New("close blob store: not all transfers have ended, a disk or a client hangs")
 	}
+	s.links.close()
 	return errors.Join(err, s.disks.close())
 }
 

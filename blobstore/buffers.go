@@ -7,12 +7,10 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
-	"google.golang.org/grpc/mem"
 )
 
 const (
-	// minBufferBytes is the smallest buffer handed out. It is above the size from
-	// which grpc/mem counts references; below, release would never be called.
+	// minBufferBytes is the smallest buffer handed out.
 	minBufferBytes = 4 << 10
 	// bufferStepBytes is what larger buffers are rounded up to: a stripe is a
 	// multiple of it with the default cell size, so nothing is wasted.
@@ -72,9 +70,7 @@ func (b *buffers) newBuffer(bytes int, charge int64) *buffer {
 	memory := b.pool(size).Get().(*[]byte)
 	b.used.Add(int64(size))
 	*memory = (*memory)[:bytes]
-	buf := &buffer{data: *memory, owner: b, charge: charge, size: size}
-	buf.shared = mem.NewBuffer(memory, buf)
-	return buf
+	return &buffer{data: *memory, memory: memory, owner: b, charge: charge, size: size}
 }
 
 func (b *buffers) pool(size int) *sync.Pool {
@@ -101,35 +97,32 @@ func roundBuffer(bytes int) int {
 	return size
 }
 
-// buffer is memory of the store's budget. Whoever acquired it may write to it
-// until a part of it was shared, and must release it once. The memory goes back
-// when it was released and every shared part was freed.
+// buffer is memory of the store's budget. Whoever acquired it may write to it,
+// and must release it once.
 type buffer struct {
 	data   []byte
-	shared mem.Buffer
+	memory *[]byte
 	owner  *buffers
 	charge int64
 	size   int
 }
 
-// share returns a part of the buffer with a reference of its own, for a message
-// that gRPC may still be sending when the buffer is released. Free it once.
-func (b *buffer) share(from, to int) mem.Buffer { return b.shared.Slice(from, to) }
-
-// release gives the caller's hold on the buffer up.
+// release gives the memory back.
 func (b *buffer) release() {
 	b.data = nil
-	b.shared.Free()
+	*b.memory = (*b.memory)[:b.size]
+	b.owner.pool(b.size).Put(b.memory)
+	b.settle()
 }
 
-// Get is never called: it completes mem.BufferPool.
-func (b *buffer) Get(length int) *[]byte { return mem.DefaultBufferPool().Get(length) }
+// forfeit is release for memory that a call that hangs may still be reading: the
+// budget gets its share back, the memory goes to the garbage collector.
+func (b *buffer) forfeit() {
+	b.data = nil
+	b.settle()
+}
 
-// Put takes the memory back when the last reference to it is freed. It is
-// called by grpc/mem only.
-func (b *buffer) Put(memory *[]byte) {
-	*memory = (*memory)[:b.size]
-	b.owner.pool(b.size).Put(memory)
+func (b *buffer) settle() {
 	b.owner.used.Add(-int64(b.size))
 	if b.charge > 0 {
 		b.owner.budget.Release(b.charge)

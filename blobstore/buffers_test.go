@@ -38,26 +38,23 @@ func TestBuffersKeepTheBudget(t *testing.T) {
 	all.release()
 }
 
-// TestBufferReturnsWithItsLastShare: what gRPC still sends is not used again.
-func TestBufferReturnsWithItsLastShare(t *testing.T) {
+// TestForfeitedBuffer: its memory is not used again, and its share of the budget is back.
+func TestForfeitedBuffer(t *testing.T) {
 	b := newBuffers(64 << 10)
 	buf := b.tryAcquire(64 << 10)
-	whole, part := buf.share(0, 64<<10), buf.share(100, 200)
-	copy(part.ReadOnlyData(), "shared")
-	buf.release()
-	whole.Free()
-	if b.tryAcquire(1) != nil {
-		t.Fatal("the budget is back while a share is in use")
+	memory := buf.data
+	buf.forfeit()
+	again := b.tryAcquire(64 << 10)
+	if again == nil {
+		t.Fatal("the budget did not come back")
 	}
-	if string(part.ReadOnlyData()[:6]) != "shared" {
-		t.Fatal("the share changed")
+	if &again.data[0] == &memory[0] {
+		t.Error("somebody has the memory already")
 	}
-	part.Free()
-	last := b.tryAcquire(1)
-	if last == nil {
-		t.Fatal("the budget did not come back with the last share")
+	again.release()
+	if used := b.used.Load(); used != 0 {
+		t.Errorf("%d bytes are in use", used)
 	}
-	last.release()
 }
 
 func TestBuffersLargerThanTheBudget(t *testing.T) {
@@ -85,7 +82,6 @@ func TestBuffersWait(t *testing.T) {
 					t.Errorf("acquire: %v", err)
 					return
 				}
-				share := buf.share(0, 10)
 				for j := 0; j < len(buf.data); j += 1 << 10 {
 					buf.data[j] = byte(i)
 				}
@@ -96,7 +92,6 @@ func TestBuffersWait(t *testing.T) {
 					}
 				}
 				buf.release()
-				share.Free()
 			}
 		})
 	}

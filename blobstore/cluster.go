@@ -2,6 +2,7 @@ package blobstore
 
 import (
 	"context"
+	"net"
 
 	"google.golang.org/grpc"
 
@@ -27,7 +28,7 @@ type NodeInfo struct {
 }
 
 // Cluster is how the store sees and reaches the nodes. All methods may be called
-// concurrently and return at once.
+// concurrently, and all but Dial return at once.
 type Cluster interface {
 	// Self returns the id of this node.
 	Self() string
@@ -37,6 +38,10 @@ type Cluster interface {
 	// Conn returns a connection to a node. It fails when the node is not a member
 	// or has no address; that the node is down shows in the calls made on it.
 	Conn(nodeID string) (grpc.ClientConnInterface, error)
+	// Dial opens a connection to a node on which its LinkServer answers, as soon as it is there or ctx ends.
+	Dial(ctx context.Context, nodeID string) (net.Conn, error)
+	// ClusterID is what this node says, on such connections, of the cluster that it belongs to.
+	ClusterID() string
 	// Suspect reports that a node failed or stalled in the middle of work, so that
 	// new work avoids it until it has proved to be well.
 	Suspect(nodeID string, err error)

@@ -1,6 +1,7 @@
 package blobstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -71,9 +72,12 @@ type testNode struct {
 	id, zone string
 	cfg      Config
 	store    *Store
-	server   *grpc.Server
+	server   *grpc.Server // of what is no shard
+	calls    string       // its address
+	links    *LinkServer
 	address  string
-	served   chan struct{}
+	listener net.Listener
+	served   sync.WaitGroup
 
 	mu       sync.Mutex
 	sick     bool // answers no heartbeats
@@ -161,25 +165,23 @@ func (n *testNode) start() {
 	}
 	store.nodeWait, store.memoryWait = 200*time.Millisecond, waitLimit
 	n.spoil(store.disks.all[0])
-	address := n.address
-	if address == "" {
-		address = "127.0.0.1:0"
-	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := net.Listen("tcp", cmp.Or(n.address, "127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.store, n.address, n.served = store, listener.Addr().String(), make(chan struct{})
-	n.server = grpc.NewServer(
-		grpc.ForceServerCodecV2(Codec()), grpc.MaxRecvMsgSize(8<<20), grpc.MaxSendMsgSize(8<<20),
-		grpc.InitialWindowSize(2<<20), grpc.InitialConnWindowSize(16<<20),
-	)
+	calls, err := net.Listen("tcp", cmp.Or(n.calls, "127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	n.address, n.calls = listener.Addr().String(), calls.Addr().String()
+	n.mu.Unlock()
+	n.store, n.listener = store, listener
+	n.server, n.links = grpc.NewServer(), store.LinkServer(func(net.Conn, string) error { return nil })
 	store.Register(n.server)
-	server, served := n.server, n.served
-	go func() {
-		defer close(served)
-		_ = server.Serve(listener)
-	}()
+	server, links := n.server, n.links
+	n.served.Go(func() { _ = server.Serve(calls) })
+	n.served.Go(func() { _ = links.Serve(listener) })
 }
 
 // kill ends the node: its connections break, its transfers end.
@@ -187,9 +189,7 @@ func (n *testNode) kill() {
 	if n.store == nil {
 		return
 	}
-	n.setSick(true)
-	n.server.Stop()
-	<-n.served
+	n.cut()
 	if err := n.store.Close(); err != nil {
 		n.cluster.t.Errorf("close %s: %v", n.id, err)
 	}
@@ -200,7 +200,9 @@ func (n *testNode) kill() {
 func (n *testNode) cut() {
 	n.setSick(true)
 	n.server.Stop()
-	<-n.served
+	_ = n.listener.Close()
+	hardStop(n.links)
+	n.served.Wait()
 }
 
 // Self is Cluster's.
@@ -241,25 +243,41 @@ func (n *testNode) Conn(nodeID string) (grpc.ClientConnInterface, error) {
 	if target == nil {
 		return nil, fmt.Errorf("no node %s", nodeID)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+target.address,
+	conn, err := grpc.NewClient("passthrough:///"+target.calls,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec()), grpc.MaxCallRecvMsgSize(8<<20), grpc.MaxCallSendMsgSize(8<<20)),
-		grpc.WithInitialWindowSize(2<<20), grpc.WithInitialConnWindowSize(16<<20),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: waitLimit,
 		}),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-			if err != nil {
-				return nil, err
-			}
-			return &frozenConn{Conn: conn, target: target, closed: make(chan struct{})}, nil
-		}))
+		grpc.WithContextDialer(target.dial))
 	if err == nil {
 		n.conns[nodeID] = conn
 	}
 	return conn, err
 }
+
+// dial connects to the node, as others do.
+func (n *testNode) dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return &frozenConn{Conn: conn, target: n, closed: make(chan struct{})}, nil
+}
+
+// Dial is Cluster's.
+func (n *testNode) Dial(ctx context.Context, nodeID string) (net.Conn, error) {
+	target := n.cluster.node(nodeID)
+	if target == nil {
+		return nil, fmt.Errorf("no node %s", nodeID)
+	}
+	target.mu.Lock()
+	address := target.address
+	target.mu.Unlock()
+	return target.dial(ctx, address)
+}
+
+// ClusterID is Cluster's.
+func (n *testNode) ClusterID() string { return "" }
 
 // Suspect is Cluster's.
 func (n *testNode) Suspect(nodeID string, err error) {

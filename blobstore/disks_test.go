@@ -108,7 +108,7 @@ func TestDisksFillEvenly(t *testing.T) {
 func TestDisksPassOver(t *testing.T) {
 	s := openTestDisks(t, threeDirs(t))
 	s.all[0].calls.space = func(string) (uint64, uint64, error) { return 0, 1 << 40, nil }
-	s.all[1].calls.write = func(*os.File, [][]byte) error { return syscall.EIO }
+	s.all[1].calls.create = func(string, string) (*os.File, error) { return nil, syscall.EIO }
 	for i := range 30 {
 		shard := newShardContent(t, byte(i), 16, 40)
 		if err := shard.store(s); err != nil || len(shard.on(s)) != 1 || shard.on(s)[0] != 2 {

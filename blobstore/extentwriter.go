@@ -167,13 +167,13 @@ func (w *extentWriter) waitOpen(ctx context.Context) error {
 // keeps its reference. It fails with ErrTooFewShards when so many holders failed
 // that the extent is lost.
 func (w *extentWriter) write(st *stripe) error {
-	cells, err := st.encode(w.layout, w.store.erasure)
+	data, err := st.encode(w.layout, w.store.erasure)
 	if err != nil {
 		return err
 	}
 	well := 0
-	for number, h := range w.holders {
-		c := st.newCell(cells[number])
+	for number, c := range w.sum(st, data) {
+		h := w.holders[number]
 		select {
 		case <-h.settled:
 			c.release()
@@ -192,6 +192,18 @@ func (w *extentWriter) write(st *stripe) error {
 		return fmt.Errorf("write extent: %d of %d holders are left: %w: %w", well, len(w.holders), ErrTooFewShards, w.holderErrors())
 	}
 	return nil
+}
+
+// sum returns the cells of the next stripe with their checksums: worked out here, at once for all, while the processor has the
+// bytes in its cache since they were encoded.
+func (w *extentWriter) sum(st *stripe, data [][]byte) []*cell {
+	number := uint32(w.layout.size / uint64(w.layout.stripeBytes()))
+	cells := make([]*cell, len(data))
+	for shard, bytes := range data {
+		cells[shard] = st.newCell(bytes)
+		cells[shard].checksum = cellChecksum(w.id, uint32(shard), number, bytes)
+	}
+	return cells
 }
 
 // broken says that a holder has failed, so that the extent should end.

@@ -174,7 +174,7 @@ func (c *testCluster) damage(e *proto.Extent, number int, random *rand.Rand) {
 			break
 		}
 		for stripe := range l.stripes() {
-			file[headerBytes+int(l.cellOffset(stripe))+random.IntN(l.cellBytes(stripe))] ^= 1 << random.IntN(8)
+			file[int(l.cellOffset(stripe))+random.IntN(l.cellBytes(stripe))] ^= 1 << random.IntN(8)
 		}
 		err = os.WriteFile(path, file, 0o600)
 	}

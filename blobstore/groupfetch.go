@@ -11,8 +11,8 @@ import (
 )
 
 // maxFetches bounds the groups that a store fetches at once. More would not make
-// the nodes faster, and each has its bytes in memory several times: where they
-// go, in gRPC, and on the node that sends them.
+// the nodes faster, and each has its bytes in memory twice: where they
+// go, and on the node that sends them.
 const maxFetches = 32
 
 // maxRebuilds bounds the groups that are rebuilt with memory outside of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -104,10 +105,21 @@ func (h *holder) feed(ctx context.Context) error {
 	defer sink.close()
 	close(h.opened)
 	trailer := &proto.ShardTrailer{}
-	for batch := h.next(sink); len(batch) > 0; batch = h.next(sink) {
-		h.checksum(trailer, batch)
+	beat := time.NewTicker(linkBeat)
+	defer beat.Stop()
+	for {
+		batch, err := h.next(sink, beat)
+		if err != nil {
+			return fmt.Errorf("wait for more: %w", err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+		for _, c := range batch {
+			trailer.CellChecksums = append(trailer.CellChecksums, c.checksum)
+		}
 		h.watch.arm(stall, batch)
-		err := sink.write(batch)
+		err = sink.write(batch)
 		h.watch.disarm()
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
@@ -128,16 +140,28 @@ func (h *holder) feed(ctx context.Context) error {
 }
 
 // next waits for a cell and returns it with those behind it, as many as a message
-// takes. It returns none when the queue is closed. A sink that meanwhile does not
-// get rid of what it was given has stalled: the writer may be waiting for that
-// very memory.
-func (h *holder) next(sink shardSink) []*cell {
-	h.watch.arm(h.store.cfg.StallTimeout, sink.pending())
-	first, ok := <-h.cells
-	h.watch.disarm()
-	if !ok {
-		return nil
+// takes. It returns none when the queue is closed.
+func (h *holder) next(sink shardSink, beat *time.Ticker) ([]*cell, error) {
+	for {
+		select {
+		case first, ok := <-h.cells:
+			if !ok {
+				return nil, nil
+			}
+			return h.gather(first), nil
+		case <-beat.C:
+			h.watch.arm(h.store.cfg.StallTimeout, nil)
+			err := sink.beat()
+			h.watch.disarm()
+			if err != nil {
+				return nil, err
+			}
+		}
 	}
+}
+
+// gather returns a cell with those that wait behind it.
+func (h *holder) gather(first *cell) []*cell {
 	batch, size := []*cell{first}, len(first.data)
 	for size+len(first.data) <= messageBytes {
 		select {
@@ -151,12 +175,4 @@ func (h *holder) next(sink shardSink) []*cell {
 		}
 	}
 	return batch
-}
-
-func (h *holder) checksum(trailer *proto.ShardTrailer, cells []*cell) {
-	for _, c := range cells {
-		number := uint32(len(trailer.CellChecksums))
-		c.checksum = cellChecksum(h.header.ExtentId, h.header.ShardNumber, number, c.data)
-		trailer.CellChecksums = append(trailer.CellChecksums, c.checksum)
-	}
 }

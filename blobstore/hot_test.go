@@ -2,9 +2,9 @@ package blobstore
 
 import (
 	"bytes"
+	"io"
+	"net"
 	"testing"
-
-	"google.golang.org/grpc/mem"
 
 	"github.com/atollregistry/atoll/node/alloctest"
 	"github.com/atollregistry/atoll/proto"
@@ -15,7 +15,7 @@ func TestAllocations(t *testing.T) { alloctest.Check(t, hotFunctions) }
 
 // hotFunctions are those that run for each stripe, cell, message or extent.
 func hotFunctions(t testing.TB) []alloctest.Function {
-	return append(append(hotStripe(t), hotFrame(t)...), hotPlace(t)...)
+	return append(append(hotStripe(t), hotLink(t)...), hotPlace(t)...)
 }
 
 // hotStripe is what is done to each stripe, and to a shard's cells.
@@ -56,31 +56,42 @@ func hotStripe(t testing.TB) []alloctest.Function {
 	}
 }
 
-// hotFrame is what is done to each message with cells between two nodes.
-func hotFrame(t testing.TB) []alloctest.Function {
-	codec := Codec()
-	data := mem.SliceBuffer(bytes.Repeat([]byte("cell"), 256<<10))
-	read := &proto.ReadShardResponse{CellChecksums: []uint32{1, 2, 3, 4}}
-	sent, err := codec.Marshal(&frame{message: read, data: mem.BufferSlice{data}})
-	if err != nil {
+// hotLink is what is done to each message with cells between two nodes.
+func hotLink(t testing.TB) []alloctest.Function {
+	cells := bytes.Repeat([]byte("cell"), 256<<10)
+	answer := &proto.ShardAnswer{CellChecksums: []uint32{1, 2, 3, 4}}
+	var sent bytes.Buffer
+	if err := newLink(bufferConn{Writer: &sent}).send(answer, cells); err != nil {
 		t.Fatal(err)
 	}
-	arrived := &frame{message: &proto.ReadShardResponse{}}
+	from, received := bytes.NewReader(nil), make([]byte, len(cells))
+	sender, receiver := newLink(bufferConn{Writer: io.Discard}), newLink(readerConn{Reader: from})
 	return []alloctest.Function{
-		{Name: "marshal a frame", Allocs: 8, Call: func() {
-			encoded, err := codec.Marshal(&frame{message: read, data: mem.BufferSlice{data}})
-			if err != nil {
+		{Name: "send cells", Allocs: 2, Call: func() {
+			if err := sender.send(answer, cells); err != nil {
 				t.Fatal(err)
 			}
-			encoded.Free()
 		}},
-		{Name: "unmarshal a frame", Allocs: 5, Call: func() {
-			if err := codec.Unmarshal(sent, arrived); err != nil {
+		{Name: "receive cells", Allocs: 1, Call: func() {
+			from.Reset(sent.Bytes())
+			_, bulk, err := receiver.receive(answer, maxHeadBytes)
+			if err == nil {
+				err = receiver.receiveBulk(received[:bulk])
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 		}},
 	}
 }
+
+// readerConn is a connection that is read from memory.
+type readerConn struct {
+	net.Conn
+	io.Reader
+}
+
+func (r readerConn) Read(p []byte) (int, error) { return r.Reader.Read(p) }
 
 // hotPlace is what is done for each extent that is written, and each range that is read.
 func hotPlace(t testing.TB) []alloctest.Function {

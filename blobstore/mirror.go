@@ -184,7 +184,7 @@ func (s *Store) openMirror(p *part) *mirror {
 	}
 	var file *os.File
 	if err = ErrChecksum; shard.layout == p.layout {
-		file, err = d.reopen(shard, headerBytes+int64(p.offset))
+		file, err = d.reopen(shard, int64(p.offset))
 	}
 	if err != nil {
 		d.handles.release(shard)
@@ -242,7 +242,7 @@ func (m *mirror) checkCell(cell int) error {
 	run := shardRun{extentID: m.shard.id.extent[:], layout: l, number: int(m.shard.id.number), first: cell, cells: 1}
 	buf := m.store.buffers.overdraw(run.bytes())
 	defer buf.release()
-	if err := readFull(m.shard.file, buf.data, headerBytes+l.cellOffset(cell)); err != nil {
+	if err := readFull(m.shard.file, buf.data, l.cellOffset(cell)); err != nil {
 		return err
 	}
 	if err := run.verify(m.shard.checksums[cell:cell+1], buf.data); err != nil {

@@ -114,7 +114,7 @@ func TestMirrorRots(t *testing.T) {
 	path := c.shardPath(b.extents[1], holderNumber(b.extents[1], n.id))
 	content, err := os.ReadFile(path)
 	if err == nil {
-		err = flip(path, content, headerBytes+50_000)
+		err = flip(path, content, 50_000)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestMirrorFailsWhileSent(t *testing.T) {
 	b := n.push(90_000, 1)
 	n.pullTo(b, &connection{}, 0, len(b.content)) // From now on it is trusted.
 	to := &connection{before: func(*io.LimitedReader) {
-		if err := os.Truncate(c.shardPath(b.extents[0], holderNumber(b.extents[0], n.id)), headerBytes+40_000); err != nil {
+		if err := os.Truncate(c.shardPath(b.extents[0], holderNumber(b.extents[0], n.id)), 40_000); err != nil {
 			t.Error(err)
 		}
 	}}
@@ -162,7 +162,7 @@ func TestMirrorIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	content[headerBytes+7] ^= 1
+	content[7] ^= 1
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, content, 0o600); err != nil {
 		t.Fatal(err)

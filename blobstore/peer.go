@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -22,14 +21,13 @@ var errStalled = errors.New("no progress")
 // it; cancelling the context that it was opened with ends a call that hangs,
 // unless a disk hangs.
 type shardSink interface {
-	// write appends cells, and releases them once their bytes are not needed any
-	// more, even after an error.
+	// write appends cells, and releases them.
 	write(cells []*cell) error
-	// pending returns the cells written and not released yet, never nil.
-	pending() []*cell
+	// beat says that more is to come. It fails if the shard can't become durable any more.
+	beat() error
 	// commit makes the shard durable.
 	commit(trailer *proto.ShardTrailer) error
-	// close drops the shard unless commit succeeded, and lets go of all cells.
+	// close drops the shard unless commit succeeded.
 	close()
 }
 
@@ -42,23 +40,12 @@ func (s *Store) openSink(ctx context.Context, node string, header *proto.ShardHe
 		}
 		return &diskSink{writer: writer}, nil
 	}
-	conn, err := s.connTo(node)
+	call, err := s.links.call(ctx, node, &proto.ShardCall{Write: header})
 	if err != nil {
 		return nil, err
 	}
-	stream, err := proto.NewShardsClient(conn).WriteShard(ctx)
-	if err != nil {
-		return nil, fromStatus(err)
-	}
-	sink := &peerSink{stream: stream}
-	if err := sink.send(&frame{message: &proto.WriteShardRequest{Header: header}}); err != nil {
-		return nil, err
-	}
-	// The server sends its header when it has made the file. A stream that ends
-	// before has none, and the reason comes with the answer.
-	if md, err := stream.Header(); err != nil || md == nil {
-		return nil, sink.refusal()
-	}
+	sink := &peerSink{call: call, answered: make(chan struct{})}
+	go sink.await() // ends with the answer, or when the link is broken
 	return sink, nil
 }
 
@@ -78,7 +65,7 @@ func (d *diskSink) write(cells []*cell) error {
 	return d.writer.writeCells(d.pieces, d.checksums)
 }
 
-func (d *diskSink) pending() []*cell { return []*cell{} }
+func (d *diskSink) beat() error { return nil }
 
 func (d *diskSink) commit(trailer *proto.ShardTrailer) error {
 	_, err := d.writer.Commit(trailer)
@@ -87,65 +74,91 @@ func (d *diskSink) commit(trailer *proto.ShardTrailer) error {
 
 func (d *diskSink) close() { d.writer.Abort() }
 
+// refusalWait is how long a node may take to say why it refused a shard once its link is broken.
+const refusalWait = time.Second
+
 // peerSink is a shardSink on another node.
 type peerSink struct {
-	stream grpc.ClientStreamingClient[proto.WriteShardRequest, proto.WriteShardResponse]
-	// sent are the cells that gRPC may not be done with.
-	sent []*cell
+	call *shardCall
+	// answered is closed when the node has answered, mostly to commit, with answer or err.
+	answered chan struct{}
+	answer   proto.ShardAnswer
+	err      error
+	over     bool
+}
+
+// await receives the answer, which comes early if the node refuses the shard.
+func (p *peerSink) await() {
+	defer close(p.answered)
+	_, bulk, err := p.call.link.receive(&p.answer, maxHeadBytes)
+	switch {
+	case err == nil && bulk > 0:
+		p.err = p.call.fault(fmt.Errorf("%w: %d bytes that nobody asked for", errLink, bulk))
+	case err != nil:
+		p.err = p.call.fault(err)
+	case p.answer.GetCode() != 0:
+		p.err = answerError(&p.answer)
+	}
 }
 
 func (p *peerSink) write(cells []*cell) error {
-	p.sent = append(p.pending(), cells...)
-	data := make(mem.BufferSlice, 0, len(cells))
+	data := make([][]byte, 0, len(cells))
 	for _, c := range cells {
-		data = append(data, c.message())
+		defer c.release()
+		data = append(data, c.data)
 	}
-	request := &frame{message: &proto.WriteShardRequest{}, data: data}
-	defer request.free()
-	return p.send(request)
+	return p.send(nil, data...)
 }
 
-func (p *peerSink) pending() []*cell {
-	pending := make([]*cell, 0, len(p.sent))
-	for _, c := range p.sent {
-		if !c.done.Load() {
-			pending = append(pending, c)
-		}
-	}
-	return pending
-}
+func (p *peerSink) beat() error { return p.send(nil) }
 
-func (p *peerSink) send(request *frame) error {
-	err := p.stream.SendMsg(request)
-	if errors.Is(err, io.EOF) { // The stream is over; the reason comes with the answer.
+// send sends a message unless the node has refused the shard.
+func (p *peerSink) send(head pb.Message, bulk ...[]byte) error {
+	select {
+	case <-p.answered:
 		return p.refusal()
+	default:
 	}
-	return fromStatus(err)
+	err := p.call.link.send(head, bulk...)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-p.answered:
+		if p.err != nil {
+			return p.err
+		}
+	case <-time.After(refusalWait):
+	}
+	return p.call.fault(err)
 }
 
-// refusal returns why the node ended the stream early.
+// refusal is why the node answered before it had all of the shard.
 func (p *peerSink) refusal() error {
-	if err := p.stream.RecvMsg(&proto.WriteShardResponse{}); err != nil && !errors.Is(err, io.EOF) {
-		return fromStatus(err)
+	if p.err != nil {
+		return p.err
 	}
-	return fmt.Errorf("stream ended early: %w", io.ErrUnexpectedEOF)
+	return p.call.fault(fmt.Errorf("answer before the end: %w", errLink))
 }
 
 func (p *peerSink) commit(trailer *proto.ShardTrailer) error {
-	if err := p.send(&frame{message: &proto.WriteShardRequest{Trailer: trailer}}); err != nil {
+	if err := p.send(trailer); err != nil {
 		return err
 	}
-	_, err := p.stream.CloseAndRecv()
-	return fromStatus(err)
+	<-p.answered
+	if p.err != nil {
+		return p.err
+	}
+	p.over = true
+	p.call.end()
+	return nil
 }
 
-// close gives up the cells that gRPC did not free. The stream itself ends with
-// its context.
 func (p *peerSink) close() {
-	for _, c := range p.sent {
-		c.abandon()
+	if !p.over {
+		p.call.abort()
+		<-p.answered
 	}
-	p.sent = nil
 }
 
 // readRun reads cells of a shard from the node that holds it into buf, which has
@@ -171,21 +184,20 @@ func (s *Store) readDisk(_ context.Context, _ string, run shardRun, buf []byte) 
 }
 
 func (s *Store) readPeer(ctx context.Context, node string, run shardRun, buf []byte) ([]uint32, error) {
-	conn, err := s.connTo(node)
+	call, err := s.links.call(ctx, node, &proto.ShardCall{Read: run.request()})
 	if err != nil {
 		return nil, err
 	}
-	answer := &proto.ReadShardResponse{}
-	reply := &frame{message: answer}
-	defer reply.free()
-	if err := conn.Invoke(ctx, proto.Shards_ReadShard_FullMethodName, run.request(), reply); err != nil {
-		return nil, fromStatus(err)
+	if call.bulkBytes != len(buf) {
+		call.abort()
+		return nil, fmt.Errorf("%d bytes instead of %d: %w", call.bulkBytes, len(buf), ErrChecksum)
 	}
-	if got := reply.data.Len(); got != len(buf) {
-		return nil, fmt.Errorf("%d bytes instead of %d: %w", got, len(buf), ErrChecksum)
+	if err := call.link.receiveBulk(buf); err != nil {
+		call.abort()
+		return nil, call.fault(err)
 	}
-	reply.data.CopyTo(buf)
-	return answer.GetCellChecksums(), nil
+	call.end()
+	return call.answer.GetCellChecksums(), nil
 }
 
 // isNodeFault says whether an error is the fault of the node or of the way to

@@ -97,7 +97,7 @@ func TestReadOnlyNeededCells(t *testing.T) {
 		l, _ := extentLayout(e)
 		for stripe := range l.stripes() {
 			if number != 1 || stripe != 2 {
-				file[headerBytes+int(l.cellOffset(stripe))] ^= 1
+				file[int(l.cellOffset(stripe))] ^= 1
 			}
 		}
 		if err := os.WriteFile(path, file, 0o600); err != nil {

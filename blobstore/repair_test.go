@@ -34,7 +34,7 @@ var harms = map[string]func(path string, content []byte) error{
 	"gone":      func(path string, _ []byte) error { return os.Remove(path) },
 	"empty":     func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) },
 	"cut off":   func(path string, content []byte) error { return os.WriteFile(path, content[:len(content)/2], 0o600) },
-	"bit flip":  func(path string, content []byte) error { return flip(path, content, headerBytes+1) },
+	"bit flip":  func(path string, content []byte) error { return flip(path, content, 1) },
 	"no header": func(path string, content []byte) error { return flip(path, content, 0) },
 	"no end":    func(path string, content []byte) error { return flip(path, content, len(content)-1) },
 }
@@ -187,7 +187,7 @@ func TestRebuildOfTheLastGoodCells(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := flip(path, content, headerBytes+number*testConfig().CellBytes*5); err != nil {
+		if err := flip(path, content, number*testConfig().CellBytes*5); err != nil {
 			t.Fatal(err)
 		}
 		c.holderOf(e, number).store.disks.all[0].handles.forgetAll()

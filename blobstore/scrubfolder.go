@@ -131,7 +131,7 @@ func (d *Disk) verify(id shardID, wait func(bytes int) error) (size int64, err e
 		if err := wait(len(cells)); err != nil {
 			return size, err
 		}
-		err := readFull(shard.file, cells, headerBytes+l.cellOffset(run.first))
+		err := readFull(shard.file, cells, l.cellOffset(run.first))
 		if err == nil {
 			err = run.verify(shard.checksums[run.first:run.first+run.cells], cells)
 		}

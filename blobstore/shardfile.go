@@ -17,16 +17,15 @@ const (
 	// ExtentIDBytes is the length of an extent's id.
 	ExtentIDBytes = 16
 	// shardFormat is the version of the format.
-	shardFormat = 1
-	// headerBytes is what precedes the cells.
-	headerBytes = 64
+	shardFormat = 2
 	// checksumBytes is a cell's checksum in the trailer.
 	checksumBytes = 4
 	// footerBytes is the end of the trailer, and of the file.
 	footerBytes = 64
 
-	headerMagic = "atollshd"
-	footerMagic = "atollend"
+	shardMagic = "atollshd"
+	// firstMagic is the footer's in format 1, which was not released.
+	firstMagic = "atollend"
 )
 
 // shardID names a shard.
@@ -68,8 +67,7 @@ func parseShardID(name string) (id shardID, ok bool) {
 	return id, id.String() == name
 }
 
-// shardHeader is the first part of a shard file: what is known when writing
-// begins.
+// shardHeader is what is known of a shard when writing begins.
 type shardHeader struct {
 	id                      shardID
 	data, parity, cellBytes uint32
@@ -96,9 +94,15 @@ func (h shardHeader) layout(extentBytes uint64) (layout, error) {
 	return newLayout(&proto.Layout{DataShards: h.data, ParityShards: h.parity, CellBytes: h.cellBytes}, extentBytes)
 }
 
-func (h shardHeader) encode() []byte {
-	b := make([]byte, 0, headerBytes)
-	b = append(b, headerMagic...)
+// encodeTrailer returns the last part of a shard file: the checksums of the
+// cells, and the footer.
+func encodeTrailer(h shardHeader, extentBytes uint64, checksums []uint32) []byte {
+	b := make([]byte, 0, len(checksums)*checksumBytes+footerBytes)
+	for _, sum := range checksums {
+		b = binary.LittleEndian.AppendUint32(b, sum)
+	}
+	sum, footerAt := crc32.Checksum(b, castagnoli()), len(b)
+	b = append(b, shardMagic...)
 	b = binary.LittleEndian.AppendUint32(b, shardFormat)
 	b = binary.LittleEndian.AppendUint32(b, erasureCodec)
 	b = append(b, h.id.extent[:]...)
@@ -106,23 +110,35 @@ func (h shardHeader) encode() []byte {
 	b = binary.LittleEndian.AppendUint32(b, h.data)
 	b = binary.LittleEndian.AppendUint32(b, h.parity)
 	b = binary.LittleEndian.AppendUint32(b, h.cellBytes)
-	b = b[:headerBytes-checksumBytes] // Zeros, for later formats.
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
+	b = binary.LittleEndian.AppendUint64(b, extentBytes)
+	b = binary.LittleEndian.AppendUint32(b, sum)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[footerAt:], castagnoli()))
 }
 
-// decodeShardHeader fails with ErrChecksum when the bytes are not a header of
-// this shard, and with ErrInvalid when they are one, but of a format that this
+// shardFooter is the end of a shard file.
+type shardFooter struct {
+	layout layout
+	// sum is that of the cells' checksums.
+	sum uint32
+}
+
+// decodeShardFooter fails with ErrChecksum when the bytes are not the end of this shard in a file of
+// fileBytes, and with ErrInvalid when they are that of a shard, but of a format that this
 // software does not know.
-func decodeShardHeader(id shardID, b []byte) (shardHeader, error) {
-	if len(b) != headerBytes || string(b[:8]) != headerMagic {
-		return shardHeader{}, fmt.Errorf("not a shard file: %w", ErrChecksum)
+func decodeShardFooter(id shardID, b []byte, fileBytes int64) (shardFooter, error) {
+	fail := func(what string) (shardFooter, error) { return shardFooter{}, fmt.Errorf("%s: %w", what, ErrChecksum) }
+	if len(b) == footerBytes && string(b[:8]) == firstMagic {
+		return shardFooter{}, fmt.Errorf("format 1 is of other software: %w", ErrInvalid)
 	}
-	if sum := binary.LittleEndian.Uint32(b[headerBytes-checksumBytes:]); sum != crc32.Checksum(b[:headerBytes-checksumBytes], castagnoli()) {
-		return shardHeader{}, fmt.Errorf("header: %w", ErrChecksum)
+	if len(b) != footerBytes || string(b[:8]) != shardMagic {
+		return fail("the file has not the end of a shard")
+	}
+	if sum := binary.LittleEndian.Uint32(b[60:]); sum != crc32.Checksum(b[:60], castagnoli()) {
+		return fail("footer")
 	}
 	format, codec := binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[12:])
 	if format != shardFormat || codec != erasureCodec {
-		return shardHeader{}, fmt.Errorf("format %d with erasure code %d is of other software: %w", format, codec, ErrInvalid)
+		return shardFooter{}, fmt.Errorf("format %d with erasure code %d is of other software: %w", format, codec, ErrInvalid)
 	}
 	h := shardHeader{
 		id:        shardID{extent: [ExtentIDBytes]byte(b[16:]), number: binary.LittleEndian.Uint32(b[32:])},
@@ -131,81 +147,28 @@ func decodeShardHeader(id shardID, b []byte) (shardHeader, error) {
 		cellBytes: binary.LittleEndian.Uint32(b[44:]),
 	}
 	if h.id != id {
-		return shardHeader{}, fmt.Errorf("the file is of shard %s: %w", h.id, ErrChecksum)
+		return fail("the file is of shard " + h.id.String())
 	}
-	return h, nil
-}
-
-// encodeTrailer returns the last part of a shard file: the checksums of the
-// cells, and the footer.
-func encodeTrailer(h shardHeader, extentBytes uint64, checksums []uint32) []byte {
-	b := make([]byte, 0, len(checksums)*checksumBytes+footerBytes)
-	for _, sum := range checksums {
-		b = binary.LittleEndian.AppendUint32(b, sum)
-	}
-	end := len(b) + footerBytes - checksumBytes
-	b = append(b, footerMagic...)
-	b = append(b, h.id.extent[:]...)
-	b = binary.LittleEndian.AppendUint32(b, h.id.number)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(checksums)))
-	b = binary.LittleEndian.AppendUint64(b, extentBytes)
-	b = b[:end] // Zeros, for later formats.
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
-}
-
-// shardFooter is the end of a shard file: what is known when writing ends.
-type shardFooter struct {
-	extentBytes uint64
-	cells       uint32
-}
-
-// decodeShardFooter reads the numbers of a footer. They are to be trusted only
-// once decodeTrailer has seen the whole trailer.
-func decodeShardFooter(b []byte) (shardFooter, error) {
-	if len(b) != footerBytes || string(b[:8]) != footerMagic {
-		return shardFooter{}, fmt.Errorf("the file has no end: %w", ErrChecksum)
-	}
-	f := shardFooter{cells: binary.LittleEndian.Uint32(b[28:]), extentBytes: binary.LittleEndian.Uint64(b[32:])}
-	if f.cells == 0 || f.cells > MaxShardCells {
-		return shardFooter{}, fmt.Errorf("footer with %d cells: %w", f.cells, ErrChecksum)
-	}
-	return f, nil
-}
-
-// decodeTrailer checks the trailer of a file of fileBytes against its header and
-// returns the layout with the extent's size, and the checksums of the cells. It
-// fails with ErrChecksum.
-func decodeTrailer(h shardHeader, b []byte, fileBytes int64) (layout, []uint32, error) {
-	fail := func(what string) (layout, []uint32, error) {
-		return layout{}, nil, fmt.Errorf("%s: %w", what, ErrChecksum)
-	}
-	if len(b) < footerBytes {
-		return fail("trailer is cut off")
-	}
-	body := len(b) - checksumBytes
-	if binary.LittleEndian.Uint32(b[body:]) != crc32.Checksum(b[:body], castagnoli()) {
-		return fail("trailer")
-	}
-	footer := b[len(b)-footerBytes:]
-	f, err := decodeShardFooter(footer)
-	if err != nil {
-		return layout{}, nil, err
-	}
-	if [ExtentIDBytes]byte(footer[8:]) != h.id.extent || binary.LittleEndian.Uint32(footer[24:]) != h.id.number {
-		return fail("trailer of another shard")
-	}
-	l, err := h.layout(f.extentBytes)
-	if err != nil {
+	l, err := h.layout(binary.LittleEndian.Uint64(b[48:]))
+	if err != nil || l.stripes() > MaxShardCells {
 		return fail("layout and size do not fit")
 	}
-	if int(f.cells) != l.stripes() || len(b) != trailerBytes(l) || fileBytes != shardFileBytes(l) {
+	if fileBytes != shardFileBytes(l) {
 		return fail("length")
 	}
-	checksums := make([]uint32, f.cells)
+	return shardFooter{layout: l, sum: binary.LittleEndian.Uint32(b[56:])}, nil
+}
+
+// decodeChecksums returns the checksums of the cells, which are before the footer. It fails with ErrChecksum.
+func (f shardFooter) decodeChecksums(b []byte) ([]uint32, error) {
+	if crc32.Checksum(b, castagnoli()) != f.sum {
+		return nil, fmt.Errorf("checksums: %w", ErrChecksum)
+	}
+	checksums := make([]uint32, f.layout.stripes())
 	for i := range checksums {
 		checksums[i] = binary.LittleEndian.Uint32(b[i*checksumBytes:])
 	}
-	return l, checksums, nil
+	return checksums, nil
 }
 
 // trailerBytes returns the size of the trailer of a shard.
@@ -213,7 +176,7 @@ func trailerBytes(l layout) int { return l.stripes()*checksumBytes + footerBytes
 
 // shardFileBytes returns the size of a shard's file.
 func shardFileBytes(l layout) int64 {
-	return headerBytes + l.shardBytes() + int64(trailerBytes(l))
+	return l.shardBytes() + int64(trailerBytes(l))
 }
 
 // cellChecksum returns the CRC32C of a cell. It covers where the cell belongs, so

@@ -32,7 +32,6 @@ func testShard(t testing.TB) (id shardID, l layout, file []byte) {
 	}
 	const extentBytes = 2*16 + 6
 	cells := [][]byte{[]byte("sixteen bytes..."), []byte("end")}
-	file = header.encode()
 	var sums []uint32
 	for i, cell := range cells {
 		file = append(file, cell...)
@@ -59,7 +58,7 @@ func readShardBytes(t testing.TB, id shardID, file []byte) (*openShard, error) {
 // TestShardFileGolden holds the format fast.
 func TestShardFileGolden(t *testing.T) {
 	id, l, file := testShard(t)
-	path := filepath.Join("testdata", "shard-v1.golden")
+	path := filepath.Join("testdata", "shard-v2.golden")
 	if *rewrite {
 		if err := os.WriteFile(path, []byte(hex.Dump(file)), 0o644); err != nil {
 			t.Fatal(err)
@@ -93,7 +92,7 @@ func TestShardFileFindsEveryFlippedBit(t *testing.T) {
 			t.Fatal(err)
 		}
 		shard, err := openShardFile(path, id)
-		inCells := bit/8 >= headerBytes && bit/8 < headerBytes+int(l.shardBytes())
+		inCells := bit/8 < int(l.shardBytes())
 		if !inCells {
 			if !errors.Is(err, ErrChecksum) {
 				t.Fatalf("bit %d of byte %d: got %v, want ErrChecksum", bit%8, bit/8, err)
@@ -105,7 +104,7 @@ func TestShardFileFindsEveryFlippedBit(t *testing.T) {
 		}
 		sound := true
 		for cell := range l.stripes() {
-			data := flipped[headerBytes+l.cellOffset(cell):][:l.cellBytes(cell)]
+			data := flipped[l.cellOffset(cell):][:l.cellBytes(cell)]
 			sound = sound && cellChecksum(id.extent[:], id.number, uint32(cell), data) == shard.checksums[cell]
 		}
 		if sound {
@@ -124,7 +123,7 @@ func TestShardFileFindsWrongLengths(t *testing.T) {
 	}
 	zeroTail := append(bytes.Clone(file[:len(file)-30]), make([]byte, 30)...)
 	longer := append(bytes.Clone(file), 0)
-	hole := append(append(bytes.Clone(file[:headerBytes]), 0), file[headerBytes:]...)
+	hole := append([]byte{0}, file...)
 	for _, wrong := range [][]byte{zeroTail, longer, hole, make([]byte, len(file))} {
 		if _, err := readShardBytes(t, id, wrong); !errors.Is(err, ErrChecksum) {
 			t.Errorf("got %v, want ErrChecksum", err)
@@ -151,11 +150,21 @@ func TestShardFileOfOtherSoftware(t *testing.T) {
 	id, _, file := testShard(t)
 	for _, offset := range []int{8, 12} {
 		newer := bytes.Clone(file)
-		newer[offset]++
-		resum(newer[:headerBytes])
+		footer := newer[len(newer)-footerBytes:]
+		footer[offset]++
+		resum(footer)
 		if _, err := readShardBytes(t, id, newer); !errors.Is(err, ErrInvalid) || errors.Is(err, ErrChecksum) {
 			t.Errorf("got %v, want ErrInvalid", err)
 		}
+	}
+}
+
+// TestShardFileOfFormat1: nor is the format before.
+func TestShardFileOfFormat1(t *testing.T) {
+	id, _, file := testShard(t)
+	copy(file[len(file)-footerBytes:], firstMagic)
+	if _, err := readShardBytes(t, id, file); !errors.Is(err, ErrInvalid) || errors.Is(err, ErrChecksum) {
+		t.Errorf("got %v, want ErrInvalid", err)
 	}
 }
 
@@ -171,16 +180,13 @@ func FuzzShardFile(f *testing.F) {
 	id, _, file := testShard(f)
 	f.Add(file, false)
 	f.Add(file, true)
-	f.Add(file[:headerBytes], true)
-	f.Add(append(bytes.Clone(file[:headerBytes]), file[len(file)-footerBytes:]...), true)
+	f.Add(file[len(file)-footerBytes:], true)
+	f.Add(append([]byte("cells and checksums"), file[len(file)-footerBytes:]...), true)
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, file []byte, sums bool) {
 		file = bytes.Clone(file)
-		if sums && len(file) >= headerBytes+footerBytes {
-			resum(file[:headerBytes])
-			footer := file[len(file)-footerBytes:]
-			cells := int(footer[28]) | int(footer[29])<<8
-			resum(file[max(headerBytes, len(file)-footerBytes-cells*checksumBytes):])
+		if sums && len(file) >= footerBytes {
+			resum(file[len(file)-footerBytes:])
 		}
 		path := filepath.Join(dir, "shard")
 		if err := os.WriteFile(path, file, 0o600); err != nil {

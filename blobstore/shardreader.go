@@ -17,7 +17,7 @@ import (
 // ReadCells reads whole cells of a shard into buf, which must have room for them,
 // and returns the part of buf that they fill, one after the other, with their
 // stored checksums, which the caller may not change. The caller compares these
-// with cellChecksum: nothing is verified here but the file's header and trailer.
+// with cellChecksum: nothing is verified here but the file's trailer.
 // It fails with ErrShardUnknown, ErrChecksum (the file is not what was written),
 // ErrDisk, ErrBusy (too many files are open), ErrClosed and ErrInvalid (there are
 // no such cells, buf is too small, or the format is of other software).
@@ -56,7 +56,7 @@ func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if err := shard.read(data, headerBytes+shard.layout.cellOffset(int(first))); err != nil {
+	if err := readFull(shard.file, data, shard.layout.cellOffset(int(first))); err != nil {
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
@@ -79,11 +79,10 @@ func (d *Disk) acquire(id shardID) (*openShard, error) {
 	return d.handles.keep(shard, generation), nil
 }
 
-// openShard is a shard's open file with all that its header and trailer say.
+// openShard is a shard's open file with all that its trailer says.
 type openShard struct {
 	id        shardID
 	file      *os.File
-	direct    directFile
 	layout    layout
 	checksums []uint32
 	// checked is when it was last read through, and sound; nil if it was not since it was opened.
@@ -93,21 +92,12 @@ type openShard struct {
 	users int
 }
 
-// read reads exactly buf.
-func (s *openShard) read(buf []byte, offset int64) error {
-	if s.direct.readAt(s.file, s.layout.shardBytes(), buf, offset) {
-		return nil
-	}
-	return readFull(s.file, buf, offset)
-}
-
 // close is called when nobody reads any more.
 func (s *openShard) close() {
-	s.direct.close()
 	_ = s.file.Close() // It was only read.
 }
 
-// openShardFile opens a shard and checks its header, trailer and length.
+// openShardFile opens a shard and checks its trailer and length.
 func openShardFile(path string, id shardID) (*openShard, error) {
 	file, err := os.Open(path)
 	switch {
@@ -131,34 +121,23 @@ func readShardMeta(file *os.File, id shardID) (layout, []uint32, error) {
 		return layout{}, nil, fmt.Errorf("%w: %w", ErrDisk, err)
 	}
 	size := info.Size()
-	if size < headerBytes+footerBytes {
+	if size < footerBytes {
 		return layout{}, nil, fmt.Errorf("%d bytes are no shard: %w", size, ErrChecksum)
 	}
-	b := make([]byte, headerBytes)
-	if err := readFull(file, b, 0); err != nil {
-		return layout{}, nil, err
-	}
-	header, err := decodeShardHeader(id, b)
-	if err != nil {
-		return layout{}, nil, err
-	}
-	b = make([]byte, footerBytes)
+	b := make([]byte, footerBytes)
 	if err := readFull(file, b, size-footerBytes); err != nil {
 		return layout{}, nil, err
 	}
-	footer, err := decodeShardFooter(b)
+	footer, err := decodeShardFooter(id, b, size)
 	if err != nil {
 		return layout{}, nil, err
 	}
-	trailer := int64(footer.cells)*checksumBytes + footerBytes
-	if size < headerBytes+trailer {
-		return layout{}, nil, fmt.Errorf("%d bytes are too short for %d cells: %w", size, footer.cells, ErrChecksum)
-	}
-	b = make([]byte, trailer)
-	if err := readFull(file, b, size-trailer); err != nil {
+	b = make([]byte, trailerBytes(footer.layout)-footerBytes)
+	if err := readFull(file, b, size-footerBytes-int64(len(b))); err != nil {
 		return layout{}, nil, err
 	}
-	return decodeTrailer(header, b, size)
+	checksums, err := footer.decodeChecksums(b)
+	return footer.layout, checksums, err
 }
 
 // readFull reads exactly buf. A file that ends early was cut off.
@@ -174,7 +153,7 @@ func readFull(file *os.File, buf []byte, offset int64) error {
 }
 
 // openShards keeps the files read last open, since a transfer reads a shard in
-// many small runs, and opening one costs four reads. Safe for concurrent use.
+// many small runs, and opening one costs two reads. Safe for concurrent use.
 type openShards struct {
 	limit int
 

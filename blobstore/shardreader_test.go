@@ -86,7 +86,7 @@ func TestDiskReplacesAShard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := file.WriteAt([]byte("rotten"), headerBytes); err != nil {
+	if _, err := file.WriteAt([]byte("rotten"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := file.Close(); err != nil {
@@ -113,7 +113,7 @@ func TestReadCellsFindsACutFile(t *testing.T) {
 	if err := s.check(d, 0, 3); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(d.path(s.id()), headerBytes+20); err != nil {
+	if err := os.Truncate(d.path(s.id()), 20); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.check(d, 0, 1); err != nil {

@@ -71,7 +71,7 @@ func (d *Disk) Create(header *proto.ShardHeader) (*ShardWriter, error) {
 
 // begin makes the file.
 func (w *ShardWriter) begin() error {
-	if err := w.disk.requireSpace(headerBytes); err != nil {
+	if err := w.disk.requireSpace(footerBytes); err != nil {
 		return err
 	}
 	file, err := w.disk.calls.create(filepath.Join(w.disk.dir, unfinishedFolder), w.header.id.String()+".*")
@@ -79,7 +79,7 @@ func (w *ShardWriter) begin() error {
 		return w.disk.fault(err)
 	}
 	w.file = file
-	return w.write(w.header.encode())
+	return nil
 }
 
 // Write appends bytes of the shard's cells. The pieces need not end where cells
@@ -96,7 +96,7 @@ func (w *ShardWriter) Write(pieces ...[]byte) error {
 // writeCells is Write for whole cells whose checksums are known: nobody else had the bytes since. Only the last cell
 // of the shard may be short.
 func (w *ShardWriter) writeCells(cells [][]byte, checksums []uint32) error {
-	fits := len(cells) == len(checksums) && (w.offset-headerBytes)%int64(w.header.cellBytes) == 0
+	fits := len(cells) == len(checksums) && w.offset%int64(w.header.cellBytes) == 0
 	for i, cell := range cells {
 		fits = fits && (len(cell) == int(w.header.cellBytes) || i == len(cells)-1 && len(cell) < int(w.header.cellBytes))
 	}
@@ -127,7 +127,7 @@ func (w *ShardWriter) appendPieces(pieces [][]byte, checksum func()) error {
 	for _, piece := range pieces {
 		size += len(piece)
 	}
-	if w.offset+int64(size) > headerBytes+MaxShardCells*int64(w.header.cellBytes) {
+	if w.offset+int64(size) > MaxShardCells*int64(w.header.cellBytes) {
 		return fmt.Errorf("more than %d cells: %w", MaxShardCells, ErrInvalid)
 	}
 	if err := w.disk.requireSpace(size); err != nil {
@@ -252,8 +252,8 @@ func (w *ShardWriter) verify(trailer *proto.ShardTrailer) error {
 	if err != nil {
 		return err
 	}
-	if w.offset != headerBytes+l.shardBytes() {
-		return fmt.Errorf("%d bytes instead of %d: %w", w.offset-headerBytes, l.shardBytes(), ErrChecksum)
+	if w.offset != l.shardBytes() {
+		return fmt.Errorf("%d bytes instead of %d: %w", w.offset, l.shardBytes(), ErrChecksum)
 	}
 	if !slices.Equal(w.sums, trailer.GetCellChecksums()) {
 		return fmt.Errorf("cells differ from what was sent: %w", ErrChecksum)

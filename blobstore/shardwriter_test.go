@@ -161,7 +161,7 @@ func TestCommitOrder(t *testing.T) {
 	if _, err := small.write(d); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"write", "write", "write", "sync", "rename", "syncDir"}; !slices.Equal(faults.calls, want) {
+	if want := []string{"write", "write", "sync", "rename", "syncDir"}; !slices.Equal(faults.calls, want) {
 		t.Errorf("small shard: got %v, want %v", faults.calls, want)
 	}
 	faults.calls = nil

@@ -32,7 +32,7 @@ func TestStepsOfAShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, folder := shard.id().String(), folderName(shard.id().extent[0])
-	want := []string{"create tmp", "create tmp done", "write tmp", "write tmp done", "write tmp", "write tmp done", "write tmp", "write tmp done",
+	want := []string{"create tmp", "create tmp done", "write tmp", "write tmp done", "write tmp", "write tmp done",
 		"sync tmp", "sync tmp done", "rename " + name, "rename " + name + " done", "sync folder " + folder, "sync folder " + folder + " done"}
 	if !slices.Equal(steps, want) {
 		t.Errorf("writing a shard:\n%v\nwant\n%v", steps, want)

@@ -3,14 +3,12 @@ package blobstore
 import (
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/mem"
 )
 
 // stripe is the memory of one stripe on its way from the client to the holders.
 //
 // The bytes are copied once, from the client's connection into buf. After that
-// the hash, the erasure code, the disk and gRPC all use them in place. So a
+// the hash, the erasure code, the disk and the links all use them in place. So a
 // stripe is counted: whoever still needs it holds a reference, and the last one
 // to let go gives the memory back.
 type stripe struct {
@@ -23,7 +21,7 @@ type stripe struct {
 	// transfer may have in flight.
 	room chan struct{}
 	refs atomic.Int32
-	// tainted says that a library may read the memory for ever.
+	// tainted says that a call that hangs may read the memory for ever.
 	tainted atomic.Bool
 }
 
@@ -80,21 +78,12 @@ func (st *stripe) release() {
 	<-st.room
 }
 
-// forfeit is release for a buffer whose memory a library may still be reading: the
-// budget gets its share back, the memory goes to the garbage collector.
-func (b *buffer) forfeit() {
-	b.data = nil
-	if b.charge > 0 {
-		b.owner.budget.Release(b.charge)
-	}
-}
-
 // cell is one cell of a stripe on its way to one holder. It holds a reference
 // on its stripe, which is dropped once, by release or abandon, whichever is first.
 type cell struct {
 	stripe *stripe
 	data   []byte
-	// checksum is that of the cell, once its holder has worked it out.
+	// checksum is that of the cell in its shard.
 	checksum uint32
 	done     atomic.Bool
 }
@@ -112,32 +101,10 @@ func (c *cell) release() {
 	}
 }
 
-// abandon is release for a cell whose bytes gRPC may still be reading. When a
-// connection breaks, gRPC forgets what is in the queues of its streams without
-// freeing it (loopyWriter.run in google.golang.org/grpc/internal/transport), so
-// waiting until it is done could be waiting for ever.
+// abandon is release for a cell whose bytes a disk, or a connection, that hangs may still be reading.
 func (c *cell) abandon() {
 	if !c.done.Load() {
 		c.stripe.tainted.Store(true)
 	}
 	c.release()
 }
-
-// message returns the cell's bytes for a message. gRPC frees the buffer when it
-// is done with it, and that releases the cell.
-func (c *cell) message() mem.Buffer {
-	if mem.IsBelowBufferPoolingThreshold(cap(c.data)) {
-		// gRPC does not say when it is done with so few bytes.
-		few := mem.SliceBuffer(append([]byte(nil), c.data...))
-		c.release()
-		return few
-	}
-	data := c.data
-	return mem.NewBuffer(&data, c)
-}
-
-// Get is never called: it completes mem.BufferPool.
-func (c *cell) Get(length int) *[]byte { return mem.DefaultBufferPool().Get(length) }
-
-// Put is called by gRPC when it is done with the cell's bytes.
-func (c *cell) Put(*[]byte) { c.release() }

@@ -44,7 +44,7 @@ func TestStripeEncode(t *testing.T) {
 }
 
 // TestStripeGoesBack sees that a stripe's memory and budget come back once, when
-// the last one lets go, and that memory which gRPC may still read is not used again.
+// the last one lets go, and that memory which a call that hangs may still read is not used again.
 func TestStripeGoesBack(t *testing.T) {
 	for _, abandoned := range []bool{false, true} {
 		pool := newBuffers(1 << 20)
@@ -53,7 +53,6 @@ func TestStripeGoesBack(t *testing.T) {
 		room <- struct{}{}
 		st := newStripe(buf, room)
 		one, two := st.newCell(buf.data[:10]), st.newCell(buf.data[10:2000])
-		message := two.message()
 		st.release()
 		one.release()
 		one.release()
@@ -63,7 +62,7 @@ func TestStripeGoesBack(t *testing.T) {
 			if pool.tryAcquire(1) != nil {
 				t.Error("the budget is back too early")
 			}
-			message.Free()
+			two.release()
 		}
 		if len(room) != 0 {
 			t.Error("the room is not back")
@@ -73,7 +72,7 @@ func TestStripeGoesBack(t *testing.T) {
 			t.Fatal("the budget is not back")
 		}
 		if abandoned {
-			message.Free() // Late, and without effect.
+			two.release() // Late, and without effect.
 			if pool.tryAcquire(1) != nil {
 				t.Error("the budget came back twice")
 			}

@@ -58,7 +58,7 @@ func TestGate(t *testing.T) {
 	const all = "identify join heartbeat propose renew shards"
 	methods := map[string]string{
 		"identify": atoll.Membership_Identify_FullMethodName, "join": atoll.Membership_Join_FullMethodName, "heartbeat": atoll.Membership_Heartbeat_FullMethodName,
-		"propose": atoll.Consensus_Propose_FullMethodName, "renew": atoll.Membership_Renew_FullMethodName, "shards": atoll.Shards_ReadShard_FullMethodName,
+		"propose": atoll.Consensus_Propose_FullMethodName, "renew": atoll.Membership_Renew_FullMethodName, "shards": shardLinks,
 	}
 	for _, test := range []struct {
 		name string

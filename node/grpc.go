@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,16 +19,13 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/atollregistry/atoll/blobstore"
 	atoll "github.com/atollregistry/atoll/proto"
 )
 
 const (
-	// maxMessageBytes bounds one gRPC message. Shards travel in messages of
-	// 1 MiB; the largest command carries a manifest of 128 KiB.
+	// maxMessageBytes bounds one gRPC message. The largest command carries a manifest of 128 KiB.
 	maxMessageBytes = 8 << 20
-	// streamWindowBytes is the flow-control window of a stream: two messages, so
-	// that a shard stream does not stop and wait on each one.
+	// streamWindowBytes is the flow-control window of a stream.
 	streamWindowBytes = 2 << 20
 	// connWindowBytes bounds what a peer can have in flight to this node, and so
 	// the memory that a slow disk here can tie up.
@@ -67,7 +65,6 @@ func newGRPCServer(clusterID func() string, mayCall func(caller certified, metho
 	}
 	return grpc.NewServer(
 		grpc.Creds(admittedCredentials{}),
-		grpc.ForceServerCodecV2(blobstore.Codec()),
 		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.InitialWindowSize(streamWindowBytes), grpc.InitialConnWindowSize(connWindowBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -96,9 +93,13 @@ func checkCluster(ctx context.Context, method, own string) error {
 	if method == atoll.Membership_Identify_FullMethodName || method == atoll.Membership_Join_FullMethodName {
 		return nil
 	}
-	values := metadata.ValueFromIncomingContext(ctx, clusterHeader)
-	if own != "" && (len(values) != 1 || values[0] != own) {
-		return status.Errorf(codes.PermissionDenied, "the caller belongs to cluster %q, this node to %q", values, own)
+	return sameCluster(strings.Join(metadata.ValueFromIncomingContext(ctx, clusterHeader), " "), own)
+}
+
+// sameCluster refuses a caller of another cluster than this node's own, if it has one.
+func sameCluster(callers, own string) error {
+	if own != "" && callers != own {
+		return status.Errorf(codes.PermissionDenied, "the caller belongs to cluster %q, this node to %q", callers, own)
 	}
 	return nil
 }
@@ -250,7 +251,6 @@ func (p *connPool) options(expected certified) []grpc.DialOption {
 		grpc.WithTransportCredentials(credentials.NewTLS(p.tls.client(protocolGRPC, expected))),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.dial(ctx, "tcp", address) }),
 		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(blobstore.Codec()),
 			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes),
 		),
 		grpc.WithInitialWindowSize(streamWindowBytes), grpc.WithInitialConnWindowSize(connWindowBytes),

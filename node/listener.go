@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/atollregistry/atoll/blobstore"
 )
 
 const (
@@ -36,8 +38,8 @@ const (
 // Dialer opens a TCP connection. Tests cut links with one of their own.
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// clusterListener serves Raft and gRPC on one port. Every connection shows a
-// certificate before either of them sees a byte of it. What has none may only enrol.
+// clusterListener serves Raft, gRPC and links for shards on one port. Every connection shows a
+// certificate before any of them sees a byte of it. What has none may only enrol.
 type clusterListener struct {
 	tcp  net.Listener
 	tls  *clusterTLS
@@ -49,9 +51,9 @@ type clusterListener struct {
 	// gate says what a node may do; nil for all.
 	gate *gate
 
-	raft, grpc protocolListener
-	closing    chan struct{}
-	closeOnce  sync.Once
+	raft, grpc, shards protocolListener
+	closing            chan struct{}
+	closeOnce          sync.Once
 
 	mu         sync.Mutex // guards the fields below
 	conns      map[*nodeConn]struct{}
@@ -92,6 +94,7 @@ func newClusterListener(tcp net.Listener, identity *clusterTLS, dial Dialer, log
 	}
 	l.raft = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
 	l.grpc = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
+	l.shards = protocolListener{owner: l, conns: make(chan net.Conn, acceptBacklog)}
 	return l
 }
 
@@ -123,7 +126,7 @@ func (l *clusterListener) Run(ctx context.Context) error {
 		begun := l.begin(conn)
 		running.Go(func() {
 			defer l.end(begun)
-			if secured := tls.Server(conn, config); l.shake(secured) == nil {
+			if secured := tls.Server(blobstore.NewCorkedConn(conn), config); l.shake(secured) == nil {
 				l.admit(secured, begun, enrollments)
 			}
 		})
@@ -187,6 +190,9 @@ func (l *clusterListener) admit(conn *tls.Conn, begun *newcomer, enrollments cha
 		target = &l.raft
 	case protocolGRPC:
 		target = &l.grpc
+	case protocolShards:
+		target = &l.shards
+		keepAlive(conn.NetConn())
 	case protocolEnroll:
 		l.admitStranger(conn, begun, enrollments)
 		return
@@ -274,7 +280,7 @@ func (l *clusterListener) cut(which func(*nodeConn) bool) (broken int) {
 	return len(chosen)
 }
 
-// Close ends the listener for both protocols.
+// Close ends the listener for all protocols.
 func (l *clusterListener) Close() error {
 	var err error
 	l.closeOnce.Do(func() {

@@ -90,6 +90,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	}{
 		{"no certificate", &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocolRaft}}},
 		{"another authority", trusting(foreign.client(protocolRaft, certified{}))},
+		{"another authority, for shards", trusting(foreign.client(protocolShards, certified{}))},
 		{"another authority and cluster", trusting(otherCluster.client(protocolGRPC, certified{}))},
 		{"TLS 1.2", func() *tls.Config {
 			config := trusting(identities["n1"].client(protocolRaft, certified{}))
@@ -120,6 +121,8 @@ func TestStrangersAreRefused(t *testing.T) {
 				t.Error("the stranger reached Raft")
 			case <-server.grpc.conns:
 				t.Error("the stranger reached gRPC")
+			case <-server.shards.conns:
+				t.Error("the stranger reached shards")
 			default:
 			}
 		})

@@ -160,6 +160,7 @@ type parts struct {
 	ready     *readiness
 	self      *atoll.Node
 	rpc       *grpc.Server
+	links     *blobstore.LinkServer
 	metrics   *prometheus.Registry
 	handler   http.Handler // of clients' requests
 	registry  *http.Server
@@ -374,6 +375,7 @@ func (p *parts) openServices(n *Node) (err error) {
 	p.rpc = newGRPCServer(p.clusterID, p.gate.mayCall)
 	p.replica.Register(p.rpc)
 	p.blobs.Register(p.rpc)
+	p.links = p.blobs.LinkServer(p.admitLink)
 	atoll.RegisterMembershipServer(p.rpc, &membership{
 		self: p.self, store: p.store, replica: p.replica, peers: p.peers, pool: p.pool, log: p.component("membership"), clusterID: p.clusterID,
 		gate: p.gate, lifetime: p.lifetime,

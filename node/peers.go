@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,12 +253,32 @@ func (p *peers) Nodes() []blobstore.NodeInfo {
 
 // Conn returns the connection to a node.
 func (p *peers) Conn(nodeID string) (grpc.ClientConnInterface, error) {
+	address, err := p.addressOf(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return p.pool.Conn(address)
+}
+
+// Dial opens a connection on which a node's shards can be read and written.
+func (p *peers) Dial(ctx context.Context, nodeID string) (net.Conn, error) {
+	address, err := p.addressOf(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return p.pool.dialShards(ctx, address)
+}
+
+// ClusterID returns the id of the cluster; "" while this node belongs to none.
+func (p *peers) ClusterID() string { return p.pool.clusterID() }
+
+func (p *peers) addressOf(nodeID string) (string, error) {
 	for _, member := range p.members() {
 		if member.Id == nodeID {
-			return p.pool.Conn(member.ClusterAddress)
+			return member.ClusterAddress, nil
 		}
 	}
-	return nil, fmt.Errorf("connect to node %s: it is not a member of the cluster", nodeID)
+	return "", fmt.Errorf("connect to node %s: it is not a member of the cluster", nodeID)
 }
 
 // Suspect keeps a node out of new placements because a transfer with it failed:

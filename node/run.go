@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,7 @@ func (p *parts) run(ctx context.Context) error {
 	group.Go(func() error { return p.gate.Run(work) })
 	group.Go(func() error { return p.cluster.Run(work) })
 	group.Go(func() error { return serveUntilClosed(p.rpc.Serve(&p.cluster.grpc)) })
+	group.Go(func() error { return serveUntilClosed(p.links.Serve(&p.cluster.shards)) })
 	group.Go(func() error { return p.replica.Run(work) })
 	group.Go(func() error { return p.peers.Run(work) })
 	group.Go(func() error { return p.ready.Run(work) })
@@ -168,7 +170,13 @@ func (p *parts) farewell(work context.Context, since time.Time) {
 	_ = pause(ctx, followTime) // if that ends early, so does all
 }
 
+// stopRPC ends the calls of other nodes.
 func (p *parts) stopRPC() {
+	ctx, done := context.WithTimeout(context.Background(), graceTimeout)
+	defer done()
+	var links sync.WaitGroup
+	links.Go(func() { p.links.Shutdown(ctx) })
+	defer links.Wait()
 	stopped := make(chan struct{})
 	go func() { // ends with Stop at the latest
 		p.rpc.GracefulStop()

@@ -22,6 +22,8 @@ import (
 const (
 	protocolRaft = "atoll-raft/2"
 	protocolGRPC = "h2"
+	// protocolShards is for links, over which nodes read and write each other's shards (blobstore/link.go).
+	protocolShards = "atoll-shards/1"
 	// protocolEnroll is for nodes that have no certificate yet (enroll.go). All others
 	// need one.
 	protocolEnroll = "atoll-enroll/1"
@@ -134,7 +136,7 @@ func (t *clusterTLS) server() *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return t.certificate.Load(), nil },
 		ClientAuth:             tls.RequireAnyClientCert,
-		NextProtos:             []string{protocolGRPC, protocolRaft},
+		NextProtos:             []string{protocolGRPC, protocolRaft, protocolShards},
 		SessionTicketsDisabled: true,
 		VerifyConnection:       func(state tls.ConnectionState) error { return t.verifyConnection(state, certified{}) },
 	}

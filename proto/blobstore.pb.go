@@ -491,113 +491,6 @@ func (x *ShardTrailer) GetCellChecksums() []uint32 {
 	return nil
 }
 
-// Fields 1 to 14 are ordinary; field 15 is last on the wire and carries the
-// bytes, so that a codec can pass them through without a copy.
-type WriteShardRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Header        *ShardHeader           `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	Trailer       *ShardTrailer          `protobuf:"bytes,2,opt,name=trailer,proto3" json:"trailer,omitempty"`
-	Data          []byte                 `protobuf:"bytes,15,opt,name=data,proto3" json:"data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WriteShardRequest) Reset() {
-	*x = WriteShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WriteShardRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WriteShardRequest) ProtoMessage() {}
-
-func (x *WriteShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WriteShardRequest.ProtoReflect.Descriptor instead.
-func (*WriteShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *WriteShardRequest) GetHeader() *ShardHeader {
-	if x != nil {
-		return x.Header
-	}
-	return nil
-}
-
-func (x *WriteShardRequest) GetTrailer() *ShardTrailer {
-	if x != nil {
-		return x.Trailer
-	}
-	return nil
-}
-
-func (x *WriteShardRequest) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-type WriteShardResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Bytes of the shard file.
-	FileBytes     uint64 `protobuf:"varint,1,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WriteShardResponse) Reset() {
-	*x = WriteShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WriteShardResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WriteShardResponse) ProtoMessage() {}
-
-func (x *WriteShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WriteShardResponse.ProtoReflect.Descriptor instead.
-func (*WriteShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *WriteShardResponse) GetFileBytes() uint64 {
-	if x != nil {
-		return x.FileBytes
-	}
-	return 0
-}
-
 type ReadShardRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ExtentId    []byte                 `protobuf:"bytes,1,opt,name=extent_id,json=extentId,proto3" json:"extent_id,omitempty"`
@@ -611,7 +504,7 @@ type ReadShardRequest struct {
 
 func (x *ReadShardRequest) Reset() {
 	*x = ReadShardRequest{}
-	mi := &file_blobstore_proto_msgTypes[10]
+	mi := &file_blobstore_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +516,7 @@ func (x *ReadShardRequest) String() string {
 func (*ReadShardRequest) ProtoMessage() {}
 
 func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[10]
+	mi := &file_blobstore_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +529,7 @@ func (x *ReadShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadShardRequest.ProtoReflect.Descriptor instead.
 func (*ReadShardRequest) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{10}
+	return file_blobstore_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReadShardRequest) GetExtentId() []byte {
@@ -667,31 +560,41 @@ func (x *ReadShardRequest) GetCells() uint32 {
 	return 0
 }
 
-type ReadShardResponse struct {
+// ShardCall begins a call on a connection for shards (blobstore/link.go). It has a read
+// or a write.
+type ShardCall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As stored in the shard file's trailer, one for each cell returned.
-	CellChecksums []uint32 `protobuf:"fixed32,1,rep,packed,name=cell_checksums,json=cellChecksums,proto3" json:"cell_checksums,omitempty"`
-	// The cells, one after the other. Field 15: see WriteShardRequest.
-	Data          []byte `protobuf:"bytes,15,opt,name=data,proto3" json:"data,omitempty"`
+	// The caller's cluster, and the node that is meant.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId    string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// How long the caller waits for the answer; 0 for no bound.
+	TimeoutMs uint64 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// The cells come behind the answer. The caller verifies them, so that rot is found where
+	// the bytes are used.
+	Read *ReadShardRequest `protobuf:"bytes,4,opt,name=read,proto3" json:"read,omitempty"`
+	// The first answer says that the shard was taken on. Then come the shard's bytes, in as many
+	// messages as the sender likes, and behind the last a ShardTrailer. The second answer comes when the shard is
+	// durable. A call that ends without a trailer leaves nothing behind.
+	Write         *ShardHeader `protobuf:"bytes,5,opt,name=write,proto3" json:"write,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ReadShardResponse) Reset() {
-	*x = ReadShardResponse{}
-	mi := &file_blobstore_proto_msgTypes[11]
+func (x *ShardCall) Reset() {
+	*x = ShardCall{}
+	mi := &file_blobstore_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ReadShardResponse) String() string {
+func (x *ShardCall) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ReadShardResponse) ProtoMessage() {}
+func (*ShardCall) ProtoMessage() {}
 
-func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blobstore_proto_msgTypes[11]
+func (x *ShardCall) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,23 +605,116 @@ func (x *ReadShardResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ReadShardResponse.ProtoReflect.Descriptor instead.
-func (*ReadShardResponse) Descriptor() ([]byte, []int) {
-	return file_blobstore_proto_rawDescGZIP(), []int{11}
+// Deprecated: Use ShardCall.ProtoReflect.Descriptor instead.
+func (*ShardCall) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *ReadShardResponse) GetCellChecksums() []uint32 {
+func (x *ShardCall) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *ShardCall) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ShardCall) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *ShardCall) GetRead() *ReadShardRequest {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *ShardCall) GetWrite() *ShardHeader {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+// ShardAnswer answers a call, or refuses it.
+type ShardAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A code of gRPC, and what was wrong; 0 for success.
+	Code  uint32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Of a read: as stored in the shard file's trailer, one for each cell returned.
+	CellChecksums []uint32 `protobuf:"fixed32,3,rep,packed,name=cell_checksums,json=cellChecksums,proto3" json:"cell_checksums,omitempty"`
+	// Of a write that is durable: bytes of the shard file.
+	FileBytes     uint64 `protobuf:"varint,4,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardAnswer) Reset() {
+	*x = ShardAnswer{}
+	mi := &file_blobstore_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardAnswer) ProtoMessage() {}
+
+func (x *ShardAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_blobstore_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardAnswer.ProtoReflect.Descriptor instead.
+func (*ShardAnswer) Descriptor() ([]byte, []int) {
+	return file_blobstore_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ShardAnswer) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ShardAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ShardAnswer) GetCellChecksums() []uint32 {
 	if x != nil {
 		return x.CellChecksums
 	}
 	return nil
 }
 
-func (x *ReadShardResponse) GetData() []byte {
+func (x *ShardAnswer) GetFileBytes() uint64 {
 	if x != nil {
-		return x.Data
+		return x.FileBytes
 	}
-	return nil
+	return 0
 }
 
 var File_blobstore_proto protoreflect.FileDescriptor
@@ -756,27 +752,28 @@ const file_blobstore_proto_rawDesc = "" +
 	"\fShardTrailer\x12\x1f\n" +
 	"\vextent_size\x18\x01 \x01(\x04R\n" +
 	"extentSize\x12%\n" +
-	"\x0ecell_checksums\x18\x02 \x03(\aR\rcellChecksums\"\x88\x01\n" +
-	"\x11WriteShardRequest\x12-\n" +
-	"\x06header\x18\x01 \x01(\v2\x15.atoll.v1.ShardHeaderR\x06header\x120\n" +
-	"\atrailer\x18\x02 \x01(\v2\x16.atoll.v1.ShardTrailerR\atrailer\x12\x12\n" +
-	"\x04data\x18\x0f \x01(\fR\x04data\"3\n" +
-	"\x12WriteShardResponse\x12\x1d\n" +
-	"\n" +
-	"file_bytes\x18\x01 \x01(\x04R\tfileBytes\"\x87\x01\n" +
+	"\x0ecell_checksums\x18\x02 \x03(\aR\rcellChecksums\"\x87\x01\n" +
 	"\x10ReadShardRequest\x12\x1b\n" +
 	"\textent_id\x18\x01 \x01(\fR\bextentId\x12!\n" +
 	"\fshard_number\x18\x02 \x01(\rR\vshardNumber\x12\x1d\n" +
 	"\n" +
 	"first_cell\x18\x03 \x01(\rR\tfirstCell\x12\x14\n" +
-	"\x05cells\x18\x04 \x01(\rR\x05cells\"N\n" +
-	"\x11ReadShardResponse\x12%\n" +
-	"\x0ecell_checksums\x18\x01 \x03(\aR\rcellChecksums\x12\x12\n" +
-	"\x04data\x18\x0f \x01(\fR\x04data2\x90\x02\n" +
-	"\x06Shards\x12I\n" +
+	"\x05cells\x18\x04 \x01(\rR\x05cells\"\xbf\x01\n" +
+	"\tShardCall\x12\x1d\n" +
 	"\n" +
-	"WriteShard\x12\x1b.atoll.v1.WriteShardRequest\x1a\x1c.atoll.v1.WriteShardResponse(\x01\x12D\n" +
-	"\tReadShard\x12\x1a.atoll.v1.ReadShardRequest\x1a\x1b.atoll.v1.ReadShardResponse\x12;\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x04R\ttimeoutMs\x12.\n" +
+	"\x04read\x18\x04 \x01(\v2\x1a.atoll.v1.ReadShardRequestR\x04read\x12+\n" +
+	"\x05write\x18\x05 \x01(\v2\x15.atoll.v1.ShardHeaderR\x05write\"}\n" +
+	"\vShardAnswer\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12%\n" +
+	"\x0ecell_checksums\x18\x03 \x03(\aR\rcellChecksums\x12\x1d\n" +
+	"\n" +
+	"file_bytes\x18\x04 \x01(\x04R\tfileBytes2\x7f\n" +
+	"\x06Shards\x12;\n" +
 	"\x06Repair\x12\x17.atoll.v1.RepairRequest\x1a\x18.atoll.v1.RepairResponse\x128\n" +
 	"\x05Scrub\x12\x16.atoll.v1.ScrubRequest\x1a\x17.atoll.v1.ScrubResponseB&Z$github.com/atollregistry/atoll/protob\x06proto3"
 
@@ -792,41 +789,36 @@ func file_blobstore_proto_rawDescGZIP() []byte {
 	return file_blobstore_proto_rawDescData
 }
 
-var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_blobstore_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_blobstore_proto_goTypes = []any{
-	(*ScrubRequest)(nil),       // 0: atoll.v1.ScrubRequest
-	(*ScrubResponse)(nil),      // 1: atoll.v1.ScrubResponse
-	(*ScrubPass)(nil),          // 2: atoll.v1.ScrubPass
-	(*RepairRequest)(nil),      // 3: atoll.v1.RepairRequest
-	(*RepairTask)(nil),         // 4: atoll.v1.RepairTask
-	(*RepairResponse)(nil),     // 5: atoll.v1.RepairResponse
-	(*ShardHeader)(nil),        // 6: atoll.v1.ShardHeader
-	(*ShardTrailer)(nil),       // 7: atoll.v1.ShardTrailer
-	(*WriteShardRequest)(nil),  // 8: atoll.v1.WriteShardRequest
-	(*WriteShardResponse)(nil), // 9: atoll.v1.WriteShardResponse
-	(*ReadShardRequest)(nil),   // 10: atoll.v1.ReadShardRequest
-	(*ReadShardResponse)(nil),  // 11: atoll.v1.ReadShardResponse
-	(*Extent)(nil),             // 12: atoll.v1.Extent
-	(*Layout)(nil),             // 13: atoll.v1.Layout
+	(*ScrubRequest)(nil),     // 0: atoll.v1.ScrubRequest
+	(*ScrubResponse)(nil),    // 1: atoll.v1.ScrubResponse
+	(*ScrubPass)(nil),        // 2: atoll.v1.ScrubPass
+	(*RepairRequest)(nil),    // 3: atoll.v1.RepairRequest
+	(*RepairTask)(nil),       // 4: atoll.v1.RepairTask
+	(*RepairResponse)(nil),   // 5: atoll.v1.RepairResponse
+	(*ShardHeader)(nil),      // 6: atoll.v1.ShardHeader
+	(*ShardTrailer)(nil),     // 7: atoll.v1.ShardTrailer
+	(*ReadShardRequest)(nil), // 8: atoll.v1.ReadShardRequest
+	(*ShardCall)(nil),        // 9: atoll.v1.ShardCall
+	(*ShardAnswer)(nil),      // 10: atoll.v1.ShardAnswer
+	(*Extent)(nil),           // 11: atoll.v1.Extent
+	(*Layout)(nil),           // 12: atoll.v1.Layout
 }
 var file_blobstore_proto_depIdxs = []int32{
 	2,  // 0: atoll.v1.ScrubResponse.current:type_name -> atoll.v1.ScrubPass
 	2,  // 1: atoll.v1.ScrubResponse.last:type_name -> atoll.v1.ScrubPass
 	4,  // 2: atoll.v1.RepairRequest.tasks:type_name -> atoll.v1.RepairTask
-	12, // 3: atoll.v1.RepairTask.extent:type_name -> atoll.v1.Extent
-	13, // 4: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
-	6,  // 5: atoll.v1.WriteShardRequest.header:type_name -> atoll.v1.ShardHeader
-	7,  // 6: atoll.v1.WriteShardRequest.trailer:type_name -> atoll.v1.ShardTrailer
-	8,  // 7: atoll.v1.Shards.WriteShard:input_type -> atoll.v1.WriteShardRequest
-	10, // 8: atoll.v1.Shards.ReadShard:input_type -> atoll.v1.ReadShardRequest
-	3,  // 9: atoll.v1.Shards.Repair:input_type -> atoll.v1.RepairRequest
-	0,  // 10: atoll.v1.Shards.Scrub:input_type -> atoll.v1.ScrubRequest
-	9,  // 11: atoll.v1.Shards.WriteShard:output_type -> atoll.v1.WriteShardResponse
-	11, // 12: atoll.v1.Shards.ReadShard:output_type -> atoll.v1.ReadShardResponse
-	5,  // 13: atoll.v1.Shards.Repair:output_type -> atoll.v1.RepairResponse
-	1,  // 14: atoll.v1.Shards.Scrub:output_type -> atoll.v1.ScrubResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
+	11, // 3: atoll.v1.RepairTask.extent:type_name -> atoll.v1.Extent
+	12, // 4: atoll.v1.ShardHeader.layout:type_name -> atoll.v1.Layout
+	8,  // 5: atoll.v1.ShardCall.read:type_name -> atoll.v1.ReadShardRequest
+	6,  // 6: atoll.v1.ShardCall.write:type_name -> atoll.v1.ShardHeader
+	3,  // 7: atoll.v1.Shards.Repair:input_type -> atoll.v1.RepairRequest
+	0,  // 8: atoll.v1.Shards.Scrub:input_type -> atoll.v1.ScrubRequest
+	5,  // 9: atoll.v1.Shards.Repair:output_type -> atoll.v1.RepairResponse
+	1,  // 10: atoll.v1.Shards.Scrub:output_type -> atoll.v1.ScrubResponse
+	9,  // [9:11] is the sub-list for method output_type
+	7,  // [7:9] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -844,7 +836,7 @@ func file_blobstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blobstore_proto_rawDesc), len(file_blobstore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,25 +21,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Shards_WriteShard_FullMethodName = "/atoll.v1.Shards/WriteShard"
-	Shards_ReadShard_FullMethodName  = "/atoll.v1.Shards/ReadShard"
-	Shards_Repair_FullMethodName     = "/atoll.v1.Shards/Repair"
-	Shards_Scrub_FullMethodName      = "/atoll.v1.Shards/Scrub"
+	Shards_Repair_FullMethodName = "/atoll.v1.Shards/Repair"
+	Shards_Scrub_FullMethodName  = "/atoll.v1.Shards/Scrub"
 )
 
 // ShardsClient is the client API for Shards service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Shards is what nodes ask of each other about shards, but for the bytes: those go over
+// connections of their own (ShardCall).
 type ShardsClient interface {
-	// WriteShard stores one shard. The first message has a header, the last a
-	// trailer, those between carry data. The server sends its metadata header when
-	// it has taken the shard on, so that a sender can go elsewhere before it has
-	// sent anything. The answer comes when the shard is durable; a stream that ends
-	// without a trailer leaves nothing behind.
-	WriteShard(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteShardRequest, WriteShardResponse], error)
-	// ReadShard returns a run of whole cells of one shard with their checksums.
-	// The caller verifies them, so that rot is found where the bytes are used.
-	ReadShard(ctx context.Context, in *ReadShardRequest, opts ...grpc.CallOption) (*ReadShardResponse, error)
 	// Repair has the answering node rebuild shards on its own disk, or store
 	// extents anew, and record that. The answer comes when all tasks have ended.
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
@@ -54,29 +46,6 @@ type shardsClient struct {
 
 func NewShardsClient(cc grpc.ClientConnInterface) ShardsClient {
 	return &shardsClient{cc}
-}
-
-func (c *shardsClient) WriteShard(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteShardRequest, WriteShardResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Shards_ServiceDesc.Streams[0], Shards_WriteShard_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WriteShardRequest, WriteShardResponse]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Shards_WriteShardClient = grpc.ClientStreamingClient[WriteShardRequest, WriteShardResponse]
-
-func (c *shardsClient) ReadShard(ctx context.Context, in *ReadShardRequest, opts ...grpc.CallOption) (*ReadShardResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReadShardResponse)
-	err := c.cc.Invoke(ctx, Shards_ReadShard_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 func (c *shardsClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
@@ -102,16 +71,10 @@ func (c *shardsClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc
 // ShardsServer is the server API for Shards service.
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
+//
+// Shards is what nodes ask of each other about shards, but for the bytes: those go over
+// connections of their own (ShardCall).
 type ShardsServer interface {
-	// WriteShard stores one shard. The first message has a header, the last a
-	// trailer, those between carry data. The server sends its metadata header when
-	// it has taken the shard on, so that a sender can go elsewhere before it has
-	// sent anything. The answer comes when the shard is durable; a stream that ends
-	// without a trailer leaves nothing behind.
-	WriteShard(grpc.ClientStreamingServer[WriteShardRequest, WriteShardResponse]) error
-	// ReadShard returns a run of whole cells of one shard with their checksums.
-	// The caller verifies them, so that rot is found where the bytes are used.
-	ReadShard(context.Context, *ReadShardRequest) (*ReadShardResponse, error)
 	// Repair has the answering node rebuild shards on its own disk, or store
 	// extents anew, and record that. The answer comes when all tasks have ended.
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
@@ -128,12 +91,6 @@ type ShardsServer interface {
 // pointer dereference when methods are called.
 type UnimplementedShardsServer struct{}
 
-func (UnimplementedShardsServer) WriteShard(grpc.ClientStreamingServer[WriteShardRequest, WriteShardResponse]) error {
-	return status.Error(codes.Unimplemented, "method WriteShard not implemented")
-}
-func (UnimplementedShardsServer) ReadShard(context.Context, *ReadShardRequest) (*ReadShardResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReadShard not implemented")
-}
 func (UnimplementedShardsServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
 }
@@ -159,31 +116,6 @@ func RegisterShardsServer(s grpc.ServiceRegistrar, srv ShardsServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&Shards_ServiceDesc, srv)
-}
-
-func _Shards_WriteShard_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(ShardsServer).WriteShard(&grpc.GenericServerStream[WriteShardRequest, WriteShardResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Shards_WriteShardServer = grpc.ClientStreamingServer[WriteShardRequest, WriteShardResponse]
-
-func _Shards_ReadShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReadShardRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ShardsServer).ReadShard(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Shards_ReadShard_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ShardsServer).ReadShard(ctx, req.(*ReadShardRequest))
-	}
-	return interceptor(ctx, in, info, handler)
 }
 
 func _Shards_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -230,10 +162,6 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*ShardsServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
-			MethodName: "ReadShard",
-			Handler:    _Shards_ReadShard_Handler,
-		},
-		{
 			MethodName: "Repair",
 			Handler:    _Shards_Repair_Handler,
 		},
@@ -242,12 +170,6 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Shards_Scrub_Handler,
 		},
 	},
-	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "WriteShard",
-			Handler:       _Shards_WriteShard_Handler,
-			ClientStreams: true,
-		},
-	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "blobstore.proto",
 }

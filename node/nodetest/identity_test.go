@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/rs/zerolog"
 
@@ -87,11 +90,41 @@ func (f thief) call(on *Member, as string) (shards, propose, renew error, heartb
 	ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Second)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "atoll-cluster", f.cluster)
-	_, shards = atoll.NewShardsClient(conn).ReadShard(ctx, &atoll.ReadShardRequest{})
+	shards = f.shards(on)
 	_, propose = atoll.NewConsensusClient(conn).Propose(ctx, &atoll.ProposeRequest{})
 	_, renew = atoll.NewMembershipClient(conn).Renew(ctx, &atoll.RenewRequest{})
 	heartbeat, heartbeatErr = atoll.NewMembershipClient(conn).Heartbeat(ctx, &atoll.HeartbeatRequest{NodeId: as})
 	return shards, propose, renew, heartbeat, heartbeatErr
+}
+
+// shards tells whether he gets to read shards.
+func (f thief) shards(on *Member) error {
+	conn, err := tls.Dial("tcp", on.Config.Cluster.Address, f.config("atoll-shards/1"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	call, err := proto.Marshal(&atoll.ShardCall{ClusterId: f.cluster, NodeId: on.running().ID(), Read: &atoll.ReadShardRequest{}})
+	if err != nil {
+		return err
+	}
+	message := binary.BigEndian.AppendUint32(nil, uint32(len(call)))
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(message, 0), call...)); err != nil {
+		return err
+	}
+	prefix := make([]byte, 8)
+	if _, err := io.ReadFull(conn, prefix); err != nil {
+		return err
+	}
+	encoded := make([]byte, binary.BigEndian.Uint32(prefix))
+	if _, err := io.ReadFull(conn, encoded); err != nil {
+		return err
+	}
+	var answer atoll.ShardAnswer
+	if err := proto.Unmarshal(encoded, &answer); err != nil {
+		return err
+	}
+	return status.Error(codes.Code(answer.Code), answer.Error)
 }
 
 // raft tells whether he gets to speak Raft.
