@@ -11,11 +11,11 @@ import (
 const (
 	// recentBytes is how much of what was written to a disk the kernel is left to keep in memory: what was pushed
 	// is pulled soon.
-	recentBytes = 256 << 20
+	recentBytes = 64 << 20
 	// recentLeast is the size of the smallest shard that is counted. All others are the kernel's business.
 	recentLeast = 1 << 20
 	// recentOfShard is how much of a shard that is being written it is left to keep.
-	recentOfShard = 64 << 20
+	recentOfShard = 16 << 20
 )
 
 // recent has the kernel forget large shards some time after they were written, the oldest first; what is read
