@@ -4,7 +4,7 @@
 //
 // A blob comes in while the first client reads it (fill.go): one goroutine writes the file, and
 // all clients that ask for the blob meanwhile follow it, each from where it is. So many readers cost
-// one read of the shards. If nobody else has asked for it by the end it goes again, so that what is read once does not take the place of what is read often. Every file has
+// one read of the shards. If nobody else has asked for it while the first client reads its head, or by the end, it goes again, so that what is read once does not take the place of what is read often. Every file has
 // a checksum for each of its blocks (file.go), by which blocks are checked as they are sent: all those of a file that
 // was not read through since the start, or not for an hour.
 package cache
@@ -76,8 +76,9 @@ type Status struct {
 type Cache struct {
 	cfg Config
 	now func() time.Time
-	// patience is fillPatience, less in tests.
+	// patience is fillPatience, and head headBytes, less in tests.
 	patience time.Duration
+	head     uint64
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -112,7 +113,7 @@ type blob struct {
 
 // Open opens the cache with what an earlier process has left in the folder.
 func Open(cfg Config) (*Cache, error) {
-	c := &Cache{cfg: cfg, now: time.Now, patience: fillPatience, fills: make(map[string]*fill)}
+	c := &Cache{cfg: cfg, now: time.Now, patience: fillPatience, head: headBytes, fills: make(map[string]*fill)}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	var err error
 	if c.blobs, err = simplelru.NewLRU[string, *blob](math.MaxInt, nil); err == nil {
@@ -307,7 +308,14 @@ func (c *Cache) ask(name string) bool {
 	return known && now.Sub(last) < askWindow
 }
 
-// isKept says whether a fill that is whole stays. If not, nobody joins it any more.
+// stays says whether a fill stays, as far as is known.
+func (c *Cache) stays(f *fill) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return f.keep
+}
+
+// isKept says whether a fill stays. If not, nobody joins it any more.
 func (c *Cache) isKept(f *fill) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

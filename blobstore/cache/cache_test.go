@@ -281,6 +281,67 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// A reader who is alone until he has read the head of a blob goes on without the file. What he reads costs one read of the
+// source, as it does with another who came before that.
+func TestHead(t *testing.T) {
+	const size = 6*blockBytes + 1
+	for _, test := range []struct {
+		name string
+		// joins is after how many bytes a second reader comes; 0 for none.
+		joins int
+		want  Status
+		reads int64
+	}{
+		{"alone", 0, Status{Misses: 1, Passed: 1}, size},
+		{"joined in the head", 2*blockBytes - 1, Status{Misses: 1, Joins: 1, Fills: 1, Blobs: 1, Bytes: size}, size},
+		{"another behind it", 2*blockBytes + 1, Status{Misses: 2, Passed: 1, Fills: 1, Blobs: 1, Bytes: size}, 2 * size},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := start(t, t.TempDir(), 1<<30)
+			r.head = 2 * blockBytes
+			var read atomic.Int64
+			request := r.request("sha256:a", size, false, func(from io.Reader) io.Reader { return &counting{from, &read} })
+			first := r.Open(t.Context(), request)
+			defer first.Close()
+			var got bytes.Buffer
+			if _, err := io.CopyN(&got, first, int64(test.joins)); err != nil {
+				t.Fatal(err)
+			}
+			if test.joins > 0 {
+				r.mustRead(request, true)
+			}
+			if _, err := io.Copy(&got, first); err != nil || !bytes.Equal(got.Bytes(), r.content("sha256:a", size)) {
+				t.Errorf("got %d bytes, %v", got.Len(), err)
+			}
+			r.eventually("all ended", func(s Status) bool { s.LimitBytes = 0; return s == test.want })
+			if read.Load() != test.reads {
+				t.Errorf("%d bytes were read, not %d", read.Load(), test.reads)
+			}
+			if files, err := os.ReadDir(r.cfg.Dir); err != nil || len(files) != int(test.want.Blobs) {
+				t.Errorf("in the folder: %v, %v", files, err)
+			}
+		})
+	}
+}
+
+// A client that goes away after the head has ended what it began.
+func TestAbandonedAtTheHead(t *testing.T) {
+	r := start(t, t.TempDir(), 1<<30)
+	r.head = 2 * blockBytes
+	client := r.Open(t.Context(), r.request("sha256:a", 6*blockBytes, false, nil))
+	if _, err := io.CopyN(io.Discard, client, blockBytes); err != nil {
+		t.Fatal(err)
+	}
+	fill := client.(*reader).fill
+	r.eventually("the head is there", func(Status) bool {
+		fill.mu.Lock()
+		defer fill.mu.Unlock()
+		return fill.written == r.head
+	})
+	client.Close()
+	r.eventually("it is given up", func(s Status) bool { return s.Abandoned == 1 && s.Blobs == 0 && s.Bytes == 0 })
+}
+
 // gate lets bytes through up to a limit, which may be raised.
 type gate struct {
 	from  io.Reader

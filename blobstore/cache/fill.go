@@ -18,6 +18,9 @@ const (
 	// fillAhead is how far a fill may be ahead of the reader that is farthest, so that a blob is
 	// not fetched for a client that has gone away.
 	fillAhead = 16 << 20
+	// headBytes is how much of a blob its first reader shares with those who come while he reads that. If nobody did, he goes on
+	// without the file, which would go again at the end: to write it, and to drop it, is a fifth of the work of a pull.
+	headBytes = 16 << 20
 )
 
 var (
@@ -78,6 +81,7 @@ func (f *fill) enter() bool {
 	}
 	f.readers++
 	f.unopened++
+	f.moved.Broadcast()
 	return true
 }
 
@@ -193,6 +197,9 @@ func (f *fill) run() {
 	if err == nil {
 		err = f.sync()
 	}
+	if err != nil {
+		f.end(err) // Readers are not to wait for what comes now: a disk may hang in it.
+	}
 	if f.file != nil {
 		err = errors.Join(err, f.file.Close())
 	}
@@ -235,22 +242,53 @@ func (f *fill) fetch() (err error) {
 	if err != nil {
 		return err
 	}
-	reader, err := f.source(f.ctx, 0, f.blob.size)
-	if err != nil {
-		return err
+	if head := f.cache.head; f.blob.size > head && !f.cache.stays(f) {
+		if err := f.copy(head); err != nil {
+			return err
+		}
+		alone, err := f.isAlone()
+		if err == nil && alone && !f.cache.isKept(f) {
+			err = errPassed
+		}
+		if err != nil {
+			return err
+		}
 	}
-	_, err = io.Copy(f, reader)
-	_ = reader.Close() // It has nothing to say about what was read.
-	switch {
-	case err != nil:
+	if err := f.copy(f.blob.size); err != nil {
 		return err
-	case f.total != f.blob.size:
-		return fmt.Errorf("%d bytes of %d: %w", f.total, f.blob.size, errSize)
 	}
 	if f.inBlock > 0 {
 		f.endBlock()
 	}
 	return f.write(trailer(f.sums, f.blob.name, f.blob.size))
+}
+
+// copy fetches what comes next of the blob, up to a byte.
+func (f *fill) copy(end uint64) error {
+	reader, err := f.source(f.ctx, f.total, end-f.total)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, reader)
+	_ = reader.Close() // It has nothing to say about what was read.
+	if err == nil && f.total != end {
+		err = fmt.Errorf("%d bytes of %d: %w", f.total, end, errSize)
+	}
+	return err
+}
+
+// isAlone says whether there is one reader only, once he has read all that was written, or another has come. It fails when
+// nobody is left.
+func (f *fill) isAlone() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.readers == 1 && f.farthest < f.written && f.ctx.Err() == nil {
+		f.moved.Wait()
+	}
+	if f.readers == 0 {
+		return false, errAbandoned
+	}
+	return f.readers == 1, context.Cause(f.ctx)
 }
 
 // Write takes the next bytes of the blob. It waits while it is too far ahead.
