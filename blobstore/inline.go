@@ -2,8 +2,10 @@ package blobstore
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
@@ -44,7 +46,18 @@ func (a *appender) appendInline(ctx context.Context) ([]*proto.Extent, error) {
 	a.intake.take(content)
 	a.ended = a.intake.exhausted()
 	a.hasher.writeBytes(content)
-	return []*proto.Extent{{Id: newExtentID(), Size: uint64(len(content)), Content: content, Era: a.store.catalog.Era()}}, nil
+	return []*proto.Extent{{Id: newInlineID(time.Now()), Size: uint64(len(content)), Content: content, Era: a.store.catalog.Era()}}, nil
+}
+
+// inlineTimeBytes is how much of an inline extent's id is the time, in Unix milliseconds, as in a UUIDv7 (RFC 9562); the rest is random.
+const inlineTimeBytes = 6
+
+// newInlineID returns an id for an inline extent. The state keeps the bytes of those in the order of their
+// ids: what is pushed at about the same time is then written to the same pages. Shards are spread over folders by their ids, and need random ones.
+func newInlineID(now time.Time) []byte {
+	id := newExtentID()
+	copy(id, binary.BigEndian.AppendUint64(nil, uint64(now.UnixMilli()))[8-inlineTimeBytes:])
+	return id
 }
 
 // readableLayout is extentLayout for whoever reads an extent. An inline one has none, but

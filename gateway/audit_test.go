@@ -359,14 +359,14 @@ func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	fill(true)
 	s.push(token, "a/app", "the last")
 	eventually(t, patience, func() bool { return strings.Contains(log.String(), `"audit":{`) })
-	uploads := s.metadata.count("CreateUpload")
+	uploads := s.metadata.count("NewUpload")
 	for range 3 {
 		a := s.want(http.StatusServiceUnavailable, http.MethodPost, "/v2/a/app/blobs/uploads/", "", token)
 		if a.code() != codeUnavailable || a.Header.Get("Retry-After") == "" {
 			t.Errorf("%v %s", a.Header, a.body)
 		}
 	}
-	if got := s.metadata.count("CreateUpload"); got != uploads {
+	if got := s.metadata.count("NewUpload"); got != uploads {
 		t.Error("an upload was begun")
 	}
 	s.want(http.StatusServiceUnavailable, http.MethodGet, "/token", "", user("alice"))

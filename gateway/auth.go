@@ -188,7 +188,7 @@ func (a *auth) bearer(ctx context.Context, x *exchange, token string) (identity,
 	}
 	claims, err := a.tokens.verify(accessToken, token)
 	if errors.Is(err, errTokenExpired) && x.outlivesToken(claims.ExpiresAt.Time, a.now()) {
-		err = nil
+		x.outlived, err = true, nil
 	}
 	if errors.Is(err, errTokenKey) && x.stale.Happened() {
 		// It may be a key that the others have made meanwhile.
@@ -314,7 +314,7 @@ func isOver(secret *proto.AccountSecret, now time.Time) bool {
 const outlivedFor = 24 * time.Hour
 
 // outlivesToken reports whether a request may be made with a token that expired:
-// the next step of an upload, which only whoever began it can take. Clients can't
+// the next step of an upload that has bytes, which only whoever began it can take. Clients can't
 // get another token in the middle of a push that takes hours.
 func (x *exchange) outlivesToken(expired, now time.Time) bool {
 	step := x.r.Method == http.MethodPatch || x.r.Method == http.MethodPut

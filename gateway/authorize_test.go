@@ -345,12 +345,17 @@ func TestUploadOutlivesToken(t *testing.T) {
 	anna := bearer(s.token(user("anna"), "repository:a/app:pull,push"))
 	started := s.want(http.StatusAccepted, http.MethodPost, "/v2/a/app/blobs/uploads/", "", alice)
 	location, digest := started.Header.Get("Location"), digestOf(sha256Algorithm, []byte("blob"))
+	without := s.want(http.StatusAccepted, http.MethodPost, "/v2/a/app/blobs/uploads/", "", alice).Header.Get("Location")
+	s.want(http.StatusAccepted, http.MethodPatch, location, "b", alice)
 	s.pass(2 * time.Hour)
+	// An id is no upload yet: anybody could think of one.
+	s.want(http.StatusNotFound, http.MethodPatch, without, "b", alice)
+	s.want(http.StatusNotFound, http.MethodPut, without+"?digest="+digest, "blob", alice)
 	s.want(http.StatusUnauthorized, http.MethodGet, "/v2/a/app/tags/list", "", alice)
 	s.want(http.StatusUnauthorized, http.MethodPost, "/v2/a/app/blobs/uploads/", "", alice)
 	s.want(http.StatusUnauthorized, http.MethodDelete, location, "", alice)
-	s.want(http.StatusNotFound, http.MethodPatch, location, "bl", anna)
-	s.want(http.StatusAccepted, http.MethodPatch, location, "bl", alice)
+	s.want(http.StatusNotFound, http.MethodPatch, location, "l", anna)
+	s.want(http.StatusAccepted, http.MethodPatch, location, "l", alice)
 	s.accounts.setPolicy(t, "rules: []")
 	s.want(http.StatusForbidden, http.MethodPatch, location, "ob", alice)
 	s.accounts.setPolicy(t, testPolicy)
@@ -365,14 +370,22 @@ func TestUploadOutlivesToken(t *testing.T) {
 // TestUploadsPerAccount begins more uploads than one account may have.
 func TestUploadsPerAccount(t *testing.T) {
 	s := startAuth(t, func(cfg *Config) { cfg.UploadsPerAccount = 2 })
-	for range 2 {
-		s.want(http.StatusAccepted, http.MethodPost, "/v2/a/app/blobs/uploads/", "", user("alice"))
+	begin := func() (location string) {
+		return s.want(http.StatusAccepted, http.MethodPost, "/v2/a/app/blobs/uploads/", "", user("alice")).Header.Get("Location")
 	}
+	// They count from their first bytes on: one that is begun too many has none.
+	uploads := []string{begin(), begin(), begin()}
+	for _, location := range uploads[:2] {
+		s.want(http.StatusAccepted, http.MethodPatch, location, "bytes", user("alice"))
+	}
+	s.want(http.StatusTooManyRequests, http.MethodPatch, uploads[2], "bytes", user("alice"))
 	a := s.want(http.StatusTooManyRequests, http.MethodPost, "/v2/a/app/blobs/uploads/", "", user("alice"))
 	if a.code() != codeTooManyRequests || a.Header.Get("Retry-After") == "" {
 		t.Errorf("%v %s", a.Header, a.body)
 	}
 	s.want(http.StatusAccepted, http.MethodPost, "/v2/a/app/blobs/uploads/", "", basic("ci", s.robot))
+	// One that is whole at once is never in progress.
+	s.want(http.StatusCreated, http.MethodPut, uploads[2]+"?digest="+digestOf(sha256Algorithm, []byte("bytes")), "bytes", user("alice"))
 }
 
 // TestWithoutQuorum reads by digest go on, with a warning; all else is 503.

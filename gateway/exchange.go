@@ -38,6 +38,8 @@ type exchange struct {
 	// that a password was found right, tokenSent that there was a token.
 	login            string
 	fresh, tokenSent bool
+	// outlived says that the token has expired, and is good only for an upload that is recorded.
+	outlived bool
 	// stale says whether who asks was looked up without a quorum.
 	stale *metadata.Stale
 	// mounted says that a blob was linked without its bytes, mountedFrom from which

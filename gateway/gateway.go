@@ -46,16 +46,20 @@ type BlobRecords interface {
 // Uploads keeps how far pushes in progress have come, with the guarantees of
 // BlobRecords.
 type Uploads interface {
-	// CreateUpload starts an upload of size zero under a new id, for an owner, who may
-	// have ownerLimit in progress; 0 for no limit. Fails with ErrTooManyUploads.
-	CreateUpload(ctx context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error)
-	// Upload fails with ErrUploadUnknown, also for another repository's id.
-	Upload(ctx context.Context, repository, id string) (*proto.Upload, error)
+	// NewUpload returns the id of a new upload of size zero, for an owner, who may have
+	// ownerLimit in progress; 0 for no limit. It has a record, and counts, from its first
+	// bytes on. Fails with ErrTooManyUploads.
+	NewUpload(ctx context.Context, repository, owner string, ownerLimit int) (id string, err error)
+	// CheckUploads fails with ErrTooManyUploads if the owner is known to have that many.
+	CheckUploads(owner string, ownerLimit int) error
+	// Upload fails with ErrUploadUnknown, also for another repository's id. One without a
+	// record is there for the owner who began it.
+	Upload(ctx context.Context, repository, id, owner string) (*proto.Upload, error)
 	// ExtendUpload adds durable extents if the upload still has the expected size.
-	// Fails with ErrUploadUnknown, ErrUploadSize, ErrUploadFinished.
+	// With Begin it may have no record yet. Fails with ErrTooManyUploads, ErrUploadUnknown, ErrUploadSize, ErrUploadFinished.
 	ExtendUpload(ctx context.Context, extend *proto.ExtendUpload) error
 	// CancelUpload fails with ErrUploadUnknown.
-	CancelUpload(ctx context.Context, repository, id string) error
+	CancelUpload(ctx context.Context, repository, id, owner string) error
 }
 
 // Manifests keeps manifests, with the guarantees of BlobRecords.

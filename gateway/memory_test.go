@@ -19,6 +19,7 @@ type memoryMetadata struct {
 	repositories map[string]*memoryRepository
 	blobs        map[string]*proto.Blob
 	uploads      map[string]*proto.Upload
+	unrecorded   map[string]bool // uploads without a record
 	created      int
 	// calls counts calls by method.
 	calls map[string]int
@@ -38,7 +39,7 @@ type memoryRepository struct {
 
 func newMemoryMetadata() *memoryMetadata {
 	return &memoryMetadata{
-		repositories: map[string]*memoryRepository{}, blobs: map[string]*proto.Blob{}, uploads: map[string]*proto.Upload{},
+		repositories: map[string]*memoryRepository{}, blobs: map[string]*proto.Blob{}, uploads: map[string]*proto.Upload{}, unrecorded: map[string]bool{},
 		calls: map[string]int{}, fail: map[string]error{},
 	}
 }
@@ -194,6 +195,9 @@ func (m *memoryMetadata) CommitBlob(_ context.Context, c *proto.CommitBlob) erro
 		if upload.Size != c.ExpectedSize {
 			return &metadata.UploadSizeError{Size: upload.Size}
 		}
+		if err := m.begin(upload, c.Begin); err != nil {
+			return err
+		}
 		extents = append(slices.Clone(upload.Extents), extents...)
 		upload.FinishedDigest = c.Digest
 	} else if c.ExpectedSize != 0 {
@@ -216,25 +220,56 @@ func sumSizes(extents []*proto.Extent) (size uint64) {
 	return size
 }
 
-func (m *memoryMetadata) CreateUpload(_ context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error) {
-	unlock, err := m.enter("CreateUpload")
+func (m *memoryMetadata) NewUpload(_ context.Context, repository, owner string, ownerLimit int) (string, error) {
+	unlock, err := m.enter("NewUpload")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer unlock()
-	open := 0
-	for _, upload := range m.uploads {
-		if upload.Owner == owner && upload.FinishedDigest == "" {
-			open++
-		}
-	}
-	if ownerLimit > 0 && open >= ownerLimit {
-		return nil, metadata.ErrTooManyUploads
+	if err := m.mayHaveMore(owner, ownerLimit); err != nil {
+		return "", err
 	}
 	m.created++
 	upload := &proto.Upload{Id: fmt.Sprintf("upload-%d", m.created), Repository: repository, Owner: owner}
-	m.uploads[upload.Id] = upload
-	return copyUpload(upload), nil
+	m.uploads[upload.Id], m.unrecorded[upload.Id] = upload, true
+	return upload.Id, nil
+}
+
+func (m *memoryMetadata) CheckUploads(owner string, ownerLimit int) error {
+	unlock, err := m.enter("CheckUploads")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return m.mayHaveMore(owner, ownerLimit)
+}
+
+func (m *memoryMetadata) mayHaveMore(owner string, limit int) error {
+	open := 0
+	for _, upload := range m.uploads {
+		if !m.unrecorded[upload.Id] && upload.Owner == owner && upload.FinishedDigest == "" {
+			open++
+		}
+	}
+	if owner != "" && limit > 0 && open >= limit {
+		return metadata.ErrTooManyUploads
+	}
+	return nil
+}
+
+// begin gives an upload its record.
+func (m *memoryMetadata) begin(upload *proto.Upload, begin *proto.UploadBegin) error {
+	if !m.unrecorded[upload.Id] {
+		return nil
+	}
+	if begin == nil || begin.Owner != upload.Owner {
+		return metadata.ErrUploadUnknown
+	}
+	if err := m.mayHaveMore(begin.Owner, int(begin.OwnerLimit)); err != nil {
+		return err
+	}
+	delete(m.unrecorded, upload.Id)
+	return nil
 }
 
 func copyUpload(u *proto.Upload) *proto.Upload {
@@ -252,13 +287,16 @@ func (m *memoryMetadata) find(repository, id string) (*proto.Upload, error) {
 	return upload, nil
 }
 
-func (m *memoryMetadata) Upload(_ context.Context, repository, id string) (*proto.Upload, error) {
+func (m *memoryMetadata) Upload(_ context.Context, repository, id, owner string) (*proto.Upload, error) {
 	unlock, err := m.enter("Upload")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	upload, err := m.find(repository, id)
+	if err == nil && m.unrecorded[id] && upload.Owner != owner {
+		err = metadata.ErrUploadUnknown
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +310,9 @@ func (m *memoryMetadata) ExtendUpload(_ context.Context, e *proto.ExtendUpload) 
 	}
 	defer unlock()
 	upload, err := m.find(e.Repository, e.Id)
+	if err == nil {
+		err = m.begin(upload, e.Begin)
+	}
 	if err != nil {
 		return err
 	}
@@ -287,7 +328,7 @@ func (m *memoryMetadata) ExtendUpload(_ context.Context, e *proto.ExtendUpload) 
 	return nil
 }
 
-func (m *memoryMetadata) CancelUpload(_ context.Context, repository, id string) error {
+func (m *memoryMetadata) CancelUpload(_ context.Context, repository, id, _ string) error {
 	unlock, err := m.enter("CancelUpload")
 	if err != nil {
 		return err

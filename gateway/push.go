@@ -18,7 +18,9 @@ type push struct {
 	repository string
 	// owner is whom an upload belongs to that is begun on the way.
 	owner string
-	// uploadID is empty until there is a record to extend.
+	// ownerLimit is how many uploads the owner may have in progress, 0 for no bound.
+	ownerLimit int
+	// uploadID is empty for a blob pushed in one request, until there is a record to extend.
 	uploadID string
 	// restartable is the upload of a client that sends everything in its last step.
 	// If that breaks off, the client repeats it from the first byte (containerd
@@ -40,6 +42,7 @@ func (g *gateway) resumePush(x *exchange, upload *proto.Upload) *push {
 	return &push{
 		repository: x.repository,
 		owner:      g.owner(x),
+		ownerLimit: g.cfg.UploadsPerAccount,
 		uploadID:   upload.GetId(),
 		progress:   blobstore.Progress{UploadID: upload.GetId(), Size: upload.GetSize(), Hashes: upload.GetHashStates()},
 		recorded:   slices.Clip(upload.GetExtents()),
@@ -112,19 +115,28 @@ func (g *gateway) receive(ctx context.Context, x *exchange, p *push) error {
 // extended.
 func (g *gateway) record(ctx context.Context, p *push, expectedSize uint64, extents []*proto.Extent, hashes []*proto.HashState) error {
 	if p.uploadID == "" || p.restartable {
-		upload, err := g.metadata.CreateUpload(ctx, p.repository, p.owner, 0)
+		id, err := g.metadata.NewUpload(ctx, p.repository, p.owner, 0)
 		if err != nil {
 			return fmt.Errorf("start upload: %w", err)
 		}
-		p.uploadID, p.restartable = upload.GetId(), false
+		p.uploadID, p.restartable, p.ownerLimit = id, false, 0
 	}
 	err := g.metadata.ExtendUpload(ctx, &proto.ExtendUpload{
 		Id: p.uploadID, Repository: p.repository, ExpectedSize: expectedSize, Extents: extents, HashStates: hashes,
+		Begin: p.begin(expectedSize, p.ownerLimit),
 	})
 	if err != nil {
 		return fmt.Errorf("extend upload %s: %w", p.uploadID, err)
 	}
 	return nil
+}
+
+// begin lets the push's upload have its first record, if it has no bytes yet.
+func (p *push) begin(size uint64, ownerLimit int) *proto.UploadBegin {
+	if size > 0 || p.uploadID == "" {
+		return nil
+	}
+	return &proto.UploadBegin{Owner: p.owner, OwnerLimit: uint32(ownerLimit)}
 }
 
 // recordTail records what is durable and not recorded yet.
@@ -151,6 +163,7 @@ func (g *gateway) commit(ctx context.Context, p *push, digest string) error {
 	err = g.metadata.CommitBlob(ctx, &proto.CommitBlob{
 		Repository: p.repository, Digest: digest, Size: p.progress.Size,
 		UploadId: p.uploadID, ExpectedSize: p.tailFrom, Extents: p.tail,
+		Begin: p.begin(p.tailFrom, 0), // It is over with that, and not one more in progress.
 	})
 	if err != nil {
 		return fmt.Errorf("commit blob %s: %w", digest, err)

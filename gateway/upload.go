@@ -30,11 +30,11 @@ func (g *gateway) startUpload(ctx context.Context, x *exchange) error {
 	if x.query.Get("digest") != "" {
 		return g.pushWhole(ctx, x)
 	}
-	upload, err := g.metadata.CreateUpload(ctx, x.repository, g.owner(x), g.cfg.UploadsPerAccount)
+	id, err := g.metadata.NewUpload(ctx, x.repository, g.owner(x), g.cfg.UploadsPerAccount)
 	if err != nil {
 		return fmt.Errorf("start upload: %w", err)
 	}
-	x.setUpload(upload.GetId(), upload.GetSize())
+	x.setUpload(id, 0)
 	return x.reply(http.StatusAccepted)
 }
 
@@ -112,11 +112,16 @@ func (g *gateway) uploadStatus(ctx context.Context, x *exchange) error {
 // findUpload finds an upload, finished or not. It belongs to whoever began it: for
 // others there is none.
 func (g *gateway) findUpload(ctx context.Context, x *exchange) (*proto.Upload, error) {
-	upload, err := g.metadata.Upload(ctx, x.repository, x.reference)
+	owner := g.owner(x)
+	begunBy := owner
+	if x.outlived {
+		begunBy = "" // nobody here: an id alone is no upload
+	}
+	upload, err := g.metadata.Upload(ctx, x.repository, x.reference, begunBy)
 	if err != nil {
 		return nil, fmt.Errorf("look up upload %s: %w", x.reference, err)
 	}
-	if g.auth != nil && upload.GetOwner() != g.owner(x) {
+	if g.auth != nil && upload.GetOwner() != owner {
 		return nil, fmt.Errorf("look up upload %s, which is somebody else's: %w", x.reference, metadata.ErrUploadUnknown)
 	}
 	return upload, nil
@@ -141,7 +146,7 @@ func (g *gateway) cancelUpload(ctx context.Context, x *exchange) error {
 			return err
 		}
 	}
-	if err := g.metadata.CancelUpload(ctx, x.repository, x.reference); err != nil {
+	if err := g.metadata.CancelUpload(ctx, x.repository, x.reference, g.owner(x)); err != nil {
 		return fmt.Errorf("cancel upload %s: %w", x.reference, err)
 	}
 	return x.reply(http.StatusNoContent)
@@ -159,6 +164,11 @@ func (g *gateway) extendUpload(ctx context.Context, x *exchange) error {
 	}
 	p := g.resumePush(x, upload)
 	defer p.end()
+	if upload.GetSize() == 0 {
+		if err := g.metadata.CheckUploads(p.owner, p.ownerLimit); err != nil {
+			return fmt.Errorf("extend upload %s: %w", p.uploadID, err)
+		}
+	}
 	if err := g.receive(ctx, x, p); err != nil {
 		return g.explainSize(x, err)
 	}
@@ -236,11 +246,11 @@ func (g *gateway) finishUpload(ctx context.Context, x *exchange) error {
 	p.restartable = upload.GetSize() == 0 && x.r.Header.Get("Content-Range") == ""
 	if err := g.finish(ctx, x, p, digest); err != nil {
 		if p.uploadID != x.reference {
-			g.abandon(ctx, p.repository, p.uploadID)
+			g.abandon(ctx, p.repository, p.uploadID, p.owner)
 		}
 		if errors.Is(err, errDigestInvalid) || errors.Is(err, metadata.ErrUploadLost) {
 			// Nobody can go on with an upload that has the wrong bytes, or lost some.
-			g.abandon(ctx, x.repository, x.reference)
+			g.abandon(ctx, x.repository, x.reference, p.owner)
 		}
 		return g.explainSize(x, err)
 	}
@@ -290,7 +300,7 @@ func (g *gateway) pushWhole(ctx context.Context, x *exchange) error {
 	p := &push{repository: x.repository, owner: g.owner(x)}
 	defer p.end()
 	if err := g.finish(ctx, x, p, digest); err != nil {
-		g.abandon(ctx, p.repository, p.uploadID)
+		g.abandon(ctx, p.repository, p.uploadID, p.owner)
 		return err
 	}
 	return x.created(blobPath(x.repository, digest), digest)
@@ -301,13 +311,13 @@ const abandonTime = 5 * time.Second
 
 // abandon drops an upload, if there is one, that nobody will go on with, even if
 // the client is gone by now. If that fails, the upload expires.
-func (g *gateway) abandon(ctx context.Context, repository, id string) {
+func (g *gateway) abandon(ctx context.Context, repository, id, owner string) {
 	if id == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	if err := g.metadata.CancelUpload(ctx, repository, id); err != nil {
+	if err := g.metadata.CancelUpload(ctx, repository, id, owner); err != nil {
 		g.cfg.Logger.Debug().Err(err).Str("repository", repository).Str("upload", id).Msg("upload left to expire")
 	}
 }

@@ -270,26 +270,26 @@ func TestUploadsOfOneOwner(t *testing.T) {
 	s, log := openStore(t, StoreConfig{})
 	var made []*proto.Upload
 	for range 3 {
-		upload, err := s.CreateUpload(t.Context(), "app", "user:alice", 3)
+		upload, err := createUpload(t.Context(), s, "app", "user:alice", 3)
 		if err != nil {
 			t.Fatal(err)
 		}
 		made = append(made, upload)
 	}
-	if _, err := s.CreateUpload(t.Context(), "app", "user:alice", 3); !errors.Is(err, ErrTooManyUploads) {
+	if _, err := createUpload(t.Context(), s, "app", "user:alice", 3); !errors.Is(err, ErrTooManyUploads) {
 		t.Errorf("a fourth upload of three: %v", err)
 	}
-	if _, err := s.CreateUpload(t.Context(), "app", "user:bob", 3); err != nil {
+	if _, err := createUpload(t.Context(), s, "app", "user:bob", 3); err != nil {
 		t.Errorf("somebody else's: %v", err)
 	}
-	found, err := s.Upload(t.Context(), "app", made[0].GetId())
+	found, err := s.Upload(t.Context(), "app", made[0].GetId(), "")
 	if err != nil || found.GetOwner() != "user:alice" || made[0].GetOwner() != "user:alice" {
 		t.Errorf("upload is %v (%v)", found, err)
 	}
-	if err := s.CancelUpload(t.Context(), "app", made[1].GetId()); err != nil {
+	if err := s.CancelUpload(t.Context(), "app", made[1].GetId(), "user:alice"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateUpload(t.Context(), "app", "user:alice", 3); err != nil {
+	if _, err := createUpload(t.Context(), s, "app", "user:alice", 3); err != nil {
 		t.Errorf("an upload in the place of a cancelled one: %v", err)
 	}
 	checkInvariants(t, log.machine)

@@ -12,13 +12,9 @@ func (c *change) commitBlob(command *proto.CommitBlob) error {
 	if !isName(command.GetRepository()) || !isName(command.GetDigest()) {
 		return invalid("repository %q, digest %q", command.GetRepository(), command.GetDigest())
 	}
-	upload := &proto.UploadRecord{Repository: command.GetRepository()}
-	if command.GetUploadId() != "" {
-		found, err := c.uploadIn(command.GetRepository(), command.GetUploadId())
-		if err != nil {
-			return err
-		}
-		upload = found
+	upload, stored, err := c.committed(command)
+	if err != nil {
+		return err
 	}
 	switch upload.GetFinishedDigest() {
 	case "":
@@ -46,7 +42,15 @@ func (c *change) commitBlob(command *proto.CommitBlob) error {
 	if command.GetUploadId() == "" {
 		return nil
 	}
-	return c.finishUpload(command.GetUploadId(), upload, command.GetDigest())
+	return c.finishUpload(command.GetUploadId(), upload, stored, command.GetDigest())
+}
+
+// committed returns the upload that a blob is made of, one without anything if there is none.
+func (c *change) committed(command *proto.CommitBlob) (upload *proto.UploadRecord, stored bool, err error) {
+	if command.GetUploadId() == "" {
+		return &proto.UploadRecord{Repository: command.GetRepository()}, false, nil
+	}
+	return c.uploadIn(command.GetRepository(), command.GetUploadId(), command.GetBegin())
 }
 
 // commitAgain answers a commit whose upload has become this blob before. The
@@ -196,10 +200,11 @@ func (s *Store) StoredBlob(ctx context.Context, digest string) (blob *proto.Blob
 
 // CommitBlob turns an upload, with the extents that are not recorded yet, into a
 // blob that is linked in the repository. Content that the cluster knows is only
-// linked. Repeating it is harmless. Errors: ErrUploadUnknown, ErrUploadFinished,
-// ErrUploadSize, ErrUploadLost, ErrHolderUnknown, ErrInvalid, ErrUnavailable,
+// linked. Repeating it is harmless. With Begin the upload may have no record yet. Errors: ErrUploadUnknown, ErrUploadFinished,
+// ErrUploadSize, ErrUploadLost, ErrTooManyUploads, ErrHolderUnknown, ErrInvalid, ErrUnavailable,
 // ErrOutcomeUnknown.
 func (s *Store) CommitBlob(ctx context.Context, commit *proto.CommitBlob) error {
+	s.limitAge(commit.GetBegin())
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: commit}})
 	return err
 }

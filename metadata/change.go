@@ -156,7 +156,11 @@ func (c *change) putValue(b bucket, key, value []byte) error {
 		c.at.hash.remove(b, key, old)
 	}
 	c.at.hash.add(b, key, value)
-	if err := c.tx.Bucket([]byte(b)).Put(key, seal(b, key, value)); err != nil {
+	in := c.tx.Bucket([]byte(b))
+	if b == bucketRequests || b == bucketRequestOrder || b == bucketExtentContents {
+		in.FillPercent = 1 // What comes is behind what is there: a page that was split would stay half empty.
+	}
+	if err := in.Put(key, seal(b, key, value)); err != nil {
 		return fmt.Errorf("put %q, key %q: %w", b, key, err)
 	}
 	return nil

@@ -15,14 +15,14 @@ func TestClockThatIsBehindCollectsNothing(t *testing.T) {
 	joinNodes(t, leader, "n1")
 	behind := NewStore(log.machine, log, StoreConfig{Now: func() time.Time { return now.Add(-25 * time.Hour) }})
 	layer := pushBlob(t, behind, "app", "layer", "n1")
-	upload, err := behind.CreateUpload(t.Context(), "app", "", 0)
+	upload, err := createUpload(t.Context(), behind, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if dropped, err := leader.Expire(t.Context()); err != nil || dropped > 0 {
 		t.Errorf("%d records were dropped (%v)", dropped, err)
 	}
-	if _, err := behind.Upload(t.Context(), "app", upload.GetId()); err != nil {
+	if _, err := behind.Upload(t.Context(), "app", upload.GetId(), ""); err != nil {
 		t.Errorf("an upload that has just begun: %v", err)
 	}
 	// Another node shows that most of the time is over.

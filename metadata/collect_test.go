@@ -161,7 +161,7 @@ func TestGarbage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upload, err := s.CreateUpload(t.Context(), "app", "", 0)
+	upload, err := createUpload(t.Context(), s, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

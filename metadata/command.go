@@ -110,8 +110,6 @@ func (c *change) run(command *proto.Command) error {
 		return c.putNode(body.PutNode)
 	case *proto.Command_SetNodeState:
 		return c.setNodeState(body.SetNodeState)
-	case *proto.Command_CreateUpload:
-		return c.createUpload(body.CreateUpload)
 	case *proto.Command_ExtendUpload:
 		return c.extendUpload(body.ExtendUpload)
 	case *proto.Command_CancelUpload:

@@ -87,7 +87,7 @@ func (c *crowd) moveTags(count int) cost {
 	})
 }
 
-// apply carries out commands in batches, each durable before the next.
+// apply carries out commands in batches, one after the other.
 func (c *crowd) apply(count, batchSize int, next func() *proto.Command) cost {
 	spent := cost{commands: count}
 	for done := 0; done < count; {

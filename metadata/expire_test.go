@@ -38,7 +38,7 @@ func TestExpireAll(t *testing.T) {
 		log.last++
 		batch = append(batch, entryOf(t, log.last, &proto.Command{
 			RequestId: requestID(log.last), TimeUnixMs: now.UnixMilli(),
-			Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{Id: fmt.Sprint("upload-", i), Repository: "app"}},
+			Body: begin(uploadID(fmt.Sprint(i), "app", ""), "app", "", 0).GetBody(),
 		}))
 	}
 	if _, err := log.machine.Apply(batch); err != nil {
@@ -93,11 +93,11 @@ func TestExpire(t *testing.T) {
 	joinNodes(t, s, "n1", "n2")
 	const uploads = 2*expireLimit + 10
 	for range uploads {
-		if _, err := s.CreateUpload(t.Context(), "app", "", 0); err != nil {
+		if _, err := createUpload(t.Context(), s, "app", "", 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	upload, err := s.CreateUpload(t.Context(), "app", "", 0)
+	upload, err := createUpload(t.Context(), s, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestRunExpiresUntilItIsStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Run(ctx) }() // waited for below
-	if _, err := s.CreateUpload(t.Context(), "app", "", 0); err != nil {
+	if _, err := createUpload(t.Context(), s, "app", "", 0); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, func() bool { return dump(t, log.machine, "uploads") == "" })
@@ -192,7 +192,7 @@ func TestCensusCountsEveryBlobOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upload, err := s.CreateUpload(t.Context(), "app", "", 0) // not a blob
+	upload, err := createUpload(t.Context(), s, "app", "", 0) // not a blob
 	if err != nil {
 		t.Fatal(err)
 	}

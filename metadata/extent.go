@@ -273,10 +273,7 @@ func (c *change) dropExtents(ids [][]byte) error {
 		if err := errors.Join(c.remove(bucketDegraded, id), c.remove(bucketExtents, id)); err != nil {
 			return err
 		}
-		if !isInline(record.GetExtent()) {
-			continue
-		}
-		if err := c.remove(bucketExtentContents, id); err != nil {
+		if err := c.dropContent(record.GetExtent()); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/uuid"
 	pb "google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -37,6 +39,42 @@ func openMachine(t testing.TB, dir string) *Machine {
 		}
 	})
 	return m
+}
+
+// createUpload begins an upload that has a record and no bytes.
+func createUpload(ctx context.Context, s *Store, repository, owner string, ownerLimit int) (*proto.Upload, error) {
+	id, err := s.NewUpload(ctx, repository, owner, ownerLimit)
+	if err != nil {
+		return nil, err
+	}
+	err = s.ExtendUpload(ctx, &proto.ExtendUpload{
+		Id: id, Repository: repository, Begin: &proto.UploadBegin{Owner: owner, OwnerLimit: uint32(ownerLimit)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Upload(ctx, repository, id, owner)
+}
+
+// begin is a command that begins an upload.
+func begin(id, repository, owner string, ownerLimit uint32) *proto.Command {
+	return &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: &proto.ExtendUpload{
+		Id: id, Repository: repository, Begin: &proto.UploadBegin{Owner: owner, OwnerLimit: ownerLimit, AgeLimitMs: math.MaxInt64},
+	}}}
+}
+
+// uploadID returns an id of an upload that the owner began, the same for the same name. It was begun in 1970.
+func uploadID(name, repository, owner string) string { return uploadIDAt(0, name, repository, owner) }
+
+// uploadIDAt is uploadID for an upload that was begun then.
+func uploadIDAt(unixMS int64, name, repository, owner string) string {
+	sum := sha256.Sum256([]byte(name))
+	id := uuid.UUID(sum[:16])
+	copy(id[:], binary.BigEndian.AppendUint64(nil, uint64(unixMS))[8-uploadTimeBytes:])
+	id[6], id[8] = uploadIDVersion<<4, 0x80
+	check := uploadCheck(id, repository, owner)
+	copy(id[len(id)-uploadCheckBytes:], check[:])
+	return id.String()
 }
 
 // localLog is a log of one node: what is proposed is applied at once.

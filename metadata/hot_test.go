@@ -82,20 +82,17 @@ func hotApply(t testing.TB, c *crowd) []alloctest.Function {
 			put.Manifest.Blobs = image.GetManifest().GetBlobs()
 			return &proto.Command{Body: &proto.Command_PutManifest{PutManifest: put}}
 		})},
-		{Name: "apply 16 CommitBlob", Allocs: 5170, Call: apply(func(i int) *proto.Command {
+		{Name: "apply 16 CommitBlob", Allocs: 5210, Call: apply(func(i int) *proto.Command {
 			return &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: &proto.CommitBlob{
 				Repository: "app", Digest: crowdBlob(1e9 + i), Size: 30 << 20, Extents: []*proto.Extent{crowdExtent(1e9 + i)},
 			}}}
 		})},
-		{Name: "apply 8 CreateUpload and ExtendUpload", Allocs: 2470, Call: apply(func(int) *proto.Command {
+		{Name: "apply 16 ExtendUpload, each begins one", Allocs: 3990, Call: apply(func(int) *proto.Command {
 			pushes++
-			if pushes%2 == 1 {
-				return &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{Id: fmt.Sprint(pushes), Repository: "app"}}}
-			}
-			return &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: &proto.ExtendUpload{
-				Id: fmt.Sprint(pushes - 1), Repository: "app", Extents: []*proto.Extent{crowdExtent(2e9 + pushes)},
-				HashStates: []*proto.HashState{{Algorithm: "sha256", State: make([]byte, 108)}},
-			}}}
+			first := begin(uploadID(fmt.Sprint(pushes), "app", ""), "app", "", 0)
+			first.GetExtendUpload().Extents = []*proto.Extent{crowdExtent(2e9 + pushes)}
+			first.GetExtendUpload().HashStates = []*proto.HashState{{Algorithm: "sha256", State: make([]byte, 108)}}
+			return first
 		})},
 		{Name: "apply 16 MountBlob", Allocs: 3040, Call: apply(func(i int) *proto.Command {
 			return &proto.Command{Body: &proto.Command_MountBlob{MountBlob: &proto.MountBlob{

@@ -33,7 +33,20 @@ func checkInline(e *proto.Extent, offset uint64) error {
 	return nil
 }
 
-// putContent stores the bytes of an inline extent in a record of their own, so that
+// contentPieceBytes is how much of an inline extent is in one record. Two such fill a page of the database. Larger values fill several pages
+// together: bbolt parts them only once there are more than four (bbolt node.go, splitTwo), and writes all of them anew with each that comes.
+// It is part of the log's format, since the state's hash is over records.
+const contentPieceBytes = 2000
+
+// contentKey is the key of an extent's n-th piece.
+func contentKey(id []byte, n int) []byte { return append(bytes.Clone(id), byte(n)) }
+
+// contentPieces is how many an extent has.
+func contentPieces(e *proto.Extent) int {
+	return int((e.GetSize() + contentPieceBytes - 1) / contentPieceBytes)
+}
+
+// putContent stores the bytes of an inline extent in records of their own, so that
 // lists of extents don't go through them.
 func (c *change) putContent(e *proto.Extent) error {
 	if !isInline(e) {
@@ -41,7 +54,26 @@ func (c *change) putContent(e *proto.Extent) error {
 	}
 	content := e.GetContent()
 	e.Content = nil
-	return c.putValue(bucketExtentContents, e.GetId(), content)
+	for n := range contentPieces(e) {
+		piece := content[n*contentPieceBytes : min((n+1)*contentPieceBytes, len(content))]
+		if err := c.putValue(bucketExtentContents, contentKey(e.GetId(), n), piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropContent is the end of putContent.
+func (c *change) dropContent(e *proto.Extent) error {
+	if !isInline(e) {
+		return nil
+	}
+	for n := range contentPieces(e) {
+		if err := c.remove(bucketExtentContents, contentKey(e.GetId(), n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillContent is the inverse of putContent for an extent that was read.
@@ -49,13 +81,20 @@ func (v view) fillContent(e *proto.Extent) error {
 	if !isInline(e) {
 		return nil
 	}
-	content, found, err := v.value(bucketExtentContents, e.GetId())
-	if err != nil {
-		return err
+	if e.GetSize() > MaxInlineExtentEnd {
+		return fmt.Errorf("%w: inline extent %x of %d bytes", ErrCorrupt, e.GetId(), e.GetSize())
 	}
-	if !found || uint64(len(content)) != e.GetSize() {
-		return fmt.Errorf("%w: inline extent %x has %d bytes of %d", ErrCorrupt, e.GetId(), len(content), e.GetSize())
+	content := make([]byte, 0, e.GetSize())
+	for n := range contentPieces(e) {
+		piece, found, err := v.value(bucketExtentContents, contentKey(e.GetId(), n))
+		if err != nil {
+			return err
+		}
+		if want := min(int(e.GetSize())-len(content), contentPieceBytes); !found || len(piece) != want {
+			return fmt.Errorf("%w: piece %d of inline extent %x has %d bytes of %d", ErrCorrupt, n, e.GetId(), len(piece), want)
+		}
+		content = append(content, piece...)
 	}
-	e.Content = bytes.Clone(content)
+	e.Content = content
 	return nil
 }

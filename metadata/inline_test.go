@@ -15,7 +15,7 @@ import (
 // pushInline makes a blob of two inline extents and an ordinary one, through an upload.
 func pushInline(t *testing.T, s *Store, digest string) (extents []*proto.Extent) {
 	t.Helper()
-	upload, err := s.CreateUpload(t.Context(), "app", "", 0)
+	upload, err := createUpload(t.Context(), s, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func pushInline(t *testing.T, s *Store, digest string) (extents []*proto.Extent)
 		t.Fatal(err)
 	}
 	// Whoever goes on with the upload has its bytes.
-	upload, err = s.Upload(t.Context(), "app", upload.GetId())
+	upload, err = s.Upload(t.Context(), "app", upload.GetId(), "")
 	if err != nil || len(upload.GetExtents()) != 1 || !pb.Equal(upload.GetExtents()[0], extents[0]) {
 		t.Fatalf("upload %v: %v", upload, err)
 	}
@@ -154,7 +154,9 @@ func TestInlineExtentWithoutItsContent(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer db.Close()
-			if err := db.Update(func(tx *bolt.Tx) error { return harm(tx.Bucket([]byte(bucketExtentContents)), extents[0].GetId()) }); err != nil {
+			if err := db.Update(func(tx *bolt.Tx) error {
+				return harm(tx.Bucket([]byte(bucketExtentContents)), contentKey(extents[0].GetId(), 0))
+			}); err != nil {
 				t.Fatal(err)
 			}
 			err = viewDatabase(db, func(v view) error {

@@ -164,9 +164,9 @@ func (i *invariants) uploads() error {
 			return err
 		}
 		i.expect(bucketUploadsByTime, uploadTimeKey(string(key), &upload))
-		if upload.GetFinishedDigest() != "" {
+		if isOver(&upload) {
 			if len(upload.GetExtentIds()) > 0 {
-				i.t.Errorf("finished upload %s has extents", key)
+				i.t.Errorf("upload %s is over and has extents", key)
 			}
 			return nil
 		}
@@ -268,7 +268,9 @@ func (i *invariants) inline(e *proto.Extent, end uint64) error {
 	if !isInline(e) {
 		return nil
 	}
-	i.expect(bucketExtentContents, e.GetId())
+	for n := range contentPieces(e) {
+		i.expect(bucketExtentContents, contentKey(e.GetId(), n))
+	}
 	if len(e.GetHolders()) > 0 || len(e.GetDamagedShards()) > 0 || end > MaxInlineExtentEnd {
 		i.t.Errorf("inline extent %v ends at byte %d", e, end)
 	}

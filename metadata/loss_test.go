@@ -25,7 +25,7 @@ func TestLosses(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	upload, err := s.CreateUpload(t.Context(), "app", "", 0)
+	upload, err := createUpload(t.Context(), s, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -77,10 +78,20 @@ func (h *history) append(data []byte) {
 
 func (h *history) node(i int) string          { return fmt.Sprintf("node-%d", i) }
 func (h *history) repository() string         { return fmt.Sprintf("repository-%d", h.rand.IntN(2)) }
-func (h *history) upload() string             { return fmt.Sprintf("upload-%d", h.rand.IntN(4)) }
 func (h *history) tag() string                { return fmt.Sprintf("tag-%d", h.rand.IntN(5)) }
 func (h *history) owner() string              { return []string{"", "user:a", "robot:b"}[h.rand.IntN(3)] }
 func (h *history) content(kind string) string { return fmt.Sprintf("%s-%d", kind, h.rand.IntN(4)) }
+
+// upload returns the id of one of a few uploads, and a repository and an owner, mostly the upload's.
+func (h *history) upload() (id, repository, owner string) {
+	n := h.rand.IntN(4)
+	repository, owner = h.repository(), []string{"", "user:a", "robot:b", ""}[n]
+	id = uploadID(fmt.Sprintf("upload-%d", n), repository, owner)
+	if h.rand.IntN(6) == 0 {
+		repository, owner = h.repository(), h.owner()
+	}
+	return id, repository, owner
+}
 
 // extent returns an extent with another id each time.
 func (h *history) extent(size uint64) *proto.Extent {
@@ -122,19 +133,18 @@ func (h *history) command() *proto.Command {
 	case 12:
 		return h.accessCommand()
 	case 0:
-		return &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{
-			Id: h.upload(), Repository: h.repository(), Owner: h.owner(), OwnerLimit: uint32(h.rand.IntN(3)),
-		}}}
+		id, repository, owner := h.upload()
+		return begin(id, repository, owner, uint32(h.rand.IntN(3)))
 	case 1, 2:
-		id := h.upload()
+		id, repository, owner := h.upload()
 		return &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: &proto.ExtendUpload{
-			Id: id, Repository: h.repository(), ExpectedSize: h.uploadSize(id), Extents: []*proto.Extent{h.extentAt(10)},
+			Id: id, Repository: repository, ExpectedSize: h.uploadSize(id), Extents: []*proto.Extent{h.extentAt(10)}, Begin: h.begin(owner),
 		}}}
 	case 3:
-		id := h.upload()
+		id, repository, owner := h.upload()
 		size := h.uploadSize(id)
 		return &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: &proto.CommitBlob{
-			Repository: h.repository(), Digest: digestOf(fmt.Sprintf("blob of %d", size)), Size: size, UploadId: id, ExpectedSize: size,
+			Repository: repository, Digest: digestOf(fmt.Sprintf("blob of %d", size)), Size: size, UploadId: id, ExpectedSize: size, Begin: h.begin(owner),
 		}}}
 	case 4, 5:
 		return &proto.Command{Body: &proto.Command_CommitBlob{CommitBlob: &proto.CommitBlob{
@@ -155,6 +165,13 @@ func (h *history) command() *proto.Command {
 	default:
 		return h.rareCommand()
 	}
+}
+
+func (h *history) begin(owner string) *proto.UploadBegin {
+	if h.rand.IntN(2) == 0 {
+		return nil
+	}
+	return &proto.UploadBegin{Owner: owner, OwnerLimit: uint32(h.rand.IntN(3)), AgeLimitMs: math.MaxInt64}
 }
 
 func (h *history) putManifest() *proto.Command {
@@ -204,7 +221,10 @@ func (h *history) rareCommand() *proto.Command {
 			Repository: h.repository(), From: h.repository(), Digest: digestOf(h.content("blob")),
 		}}}
 	case 1:
-		return &proto.Command{Body: &proto.Command_CancelUpload{CancelUpload: &proto.CancelUpload{Id: h.upload(), Repository: h.repository()}}}
+		id, repository, owner := h.upload()
+		return &proto.Command{Body: &proto.Command_CancelUpload{CancelUpload: &proto.CancelUpload{
+			Id: id, Repository: repository, Owner: owner, AgeLimitMs: uint64(h.rand.IntN(2)) * math.MaxInt64,
+		}}}
 	case 2:
 		before := int64(1000 + 10*h.rand.IntN(len(h.entries)))
 		return &proto.Command{Body: &proto.Command_Expire{Expire: &proto.Expire{

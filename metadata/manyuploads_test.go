@@ -23,7 +23,7 @@ func TestManyUploads(t *testing.T) {
 	const uploads, perBatch = 100_000 / slowdown, 5000
 	now := time.UnixMilli(1_000_000_000)
 	s, log := openStore(t, StoreConfig{Now: func() time.Time { return now }})
-	id := func(i int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", i) }
+	id := func(i int) string { return uploadIDAt(int64(i), fmt.Sprint(i), "app", "robot:wild") }
 	heap := func() uint64 {
 		var stats runtime.MemStats
 		runtime.GC()
@@ -35,7 +35,7 @@ func TestManyUploads(t *testing.T) {
 	for i := range uploads {
 		log.last++
 		batch = append(batch, entryOf(t, log.last, &proto.Command{
-			RequestId: requestID(log.last), TimeUnixMs: now.UnixMilli(), Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{Id: id(i), Repository: "app", Owner: "robot:wild"}},
+			RequestId: requestID(log.last), TimeUnixMs: now.UnixMilli(), Body: begin(id(i), "app", "robot:wild", 0).GetBody(),
 		}))
 		if len(batch) == perBatch {
 			if _, err := log.machine.Apply(batch); err != nil {
@@ -52,12 +52,12 @@ func TestManyUploads(t *testing.T) {
 	i := 0
 	find := medianOf(101, func() {
 		i += 7919
-		if _, err := s.Upload(t.Context(), "app", id(i%uploads)); err != nil {
+		if _, err := s.Upload(t.Context(), "app", id(i%uploads), ""); err != nil {
 			t.Fatal(err)
 		}
 	})
 	begin := medianOf(31, func() {
-		if _, err := s.CreateUpload(t.Context(), "app", "user:ann", 1000); err != nil {
+		if _, err := createUpload(t.Context(), s, "app", "user:ann", 1000); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -69,7 +69,7 @@ func TestManyUploads(t *testing.T) {
 		t.Errorf("found in %s, begun in %s", find, begin)
 	}
 	// Whoever has that many begins no other one; everybody else does.
-	if _, err := s.CreateUpload(t.Context(), "app", "robot:wild", uploads); !errors.Is(err, ErrTooManyUploads) {
+	if _, err := createUpload(t.Context(), s, "app", "robot:wild", uploads); !errors.Is(err, ErrTooManyUploads) {
 		t.Errorf("one more: %v", err)
 	}
 

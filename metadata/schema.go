@@ -62,12 +62,12 @@ const (
 	bucketBlobs              bucket = "blobs"                // digest
 	bucketUnreferenced       bucket = "unreferenced-blobs"   // time digest
 	bucketExtents            bucket = "extents"              // extent id
-	bucketExtentContents     bucket = "extent-contents"      // extent id
+	bucketExtentContents     bucket = "extent-contents"      // extent id, piece
 	bucketDegraded           bucket = "degraded-extents"     // extent id
 	bucketShardsByNode       bucket = "shards-by-node"       // node id 0 extent id
 	bucketShardUsage         bucket = "shard-usage"          // node id
 	bucketUploads            bucket = "uploads"              // upload id
-	bucketUploadsByTime      bucket = "uploads-by-time"      // finished? time upload id
+	bucketUploadsByTime      bucket = "uploads-by-time"      // over? time upload id
 	bucketNodes              bucket = "nodes"                // node id
 	bucketRequests           bucket = "requests"             // request id
 	bucketRequestOrder       bucket = "request-order"        // log index, 8 bytes

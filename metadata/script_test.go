@@ -25,8 +25,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the state machine answers 
 //	at MILLISECONDS      sets the clock that commands are stamped with
 //	anything else        is a command, a proto.Command in text form
 //
-// @{TEXT} stands for the SHA-256 digest of TEXT, on the way in and out. Lines
-// that begin with # say what it is about.
+// @{TEXT} stands for the SHA-256 digest of TEXT, and &{NAME REPOSITORY OWNER} for the id of an upload to the
+// repository by an owner, if there is one, on the way in and out. Lines that begin with # say what it is about.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -60,7 +60,7 @@ type script struct {
 	machine *Machine
 	last    uint64
 	now     int64
-	// names are the texts of digests.
+	// names are the texts of digests and of ids of uploads.
 	names map[string]string
 }
 
@@ -81,17 +81,27 @@ func (s *script) run(content string) string {
 		}
 		block := append(comments, input...)
 		if len(input) > 0 {
-			block = append(block, "----", s.withNames(strings.TrimRight(s.step(s.withDigests(strings.Join(input, "\n"))), "\n")))
+			block = append(block, "----", s.withNames(strings.TrimRight(s.step(s.withValues(strings.Join(input, "\n"))), "\n")))
 		}
 		out = append(out, strings.Join(block, "\n"))
 	}
 	return strings.Join(out, "\n\n") + "\n"
 }
 
-var nameInScript = regexp.MustCompile(`@\{[^}]*\}`)
+var (
+	digestInScript = regexp.MustCompile(`@\{[^}]*\}`)
+	uploadInScript = regexp.MustCompile(`&\{([^} ]*) ([^} ]*) ?([^}]*)\}`)
+)
 
-func (s *script) withDigests(text string) string {
-	return nameInScript.ReplaceAllStringFunc(text, func(name string) string {
+// withValues puts digests and ids of uploads in the places of their names.
+func (s *script) withValues(text string) string {
+	text = uploadInScript.ReplaceAllStringFunc(text, func(name string) string {
+		parts := uploadInScript.FindStringSubmatch(name)
+		id := uploadID(parts[1], parts[2], parts[3])
+		s.names[id] = name
+		return id
+	})
+	return digestInScript.ReplaceAllStringFunc(text, func(name string) string {
 		digest := digestOf(name[2 : len(name)-1])
 		s.names[digest] = name
 		return digest
@@ -99,8 +109,8 @@ func (s *script) withDigests(text string) string {
 }
 
 func (s *script) withNames(text string) string {
-	for digest, name := range s.names {
-		text = strings.ReplaceAll(text, digest, name)
+	for value, name := range s.names {
+		text = strings.ReplaceAll(text, value, name)
 	}
 	return text
 }

@@ -44,7 +44,8 @@ type StoreConfig struct {
 	AvailableReads bool
 	// UploadTTL is how long an upload may rest. Default 24 h.
 	UploadTTL time.Duration
-	// FinishedTTL is how long a finished upload is remembered. Default 1 h.
+	// FinishedTTL is how long it is remembered that an upload is finished or cancelled, and how long after its
+	// beginning its first bytes may come. Default 1 h.
 	FinishedTTL time.Duration
 	// BlobGrace is how long a blob stays that no manifest refers to, so that running
 	// pulls can end, and a push that was told the blob is there can refer to it.

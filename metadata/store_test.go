@@ -267,7 +267,7 @@ func TestReadsWithoutQuorum(t *testing.T) {
 			}, ErrUnavailable},
 			"tag":     {func(ctx context.Context) error { _, err := s.ManifestByTag(ctx, "app", "v1"); return err }, ErrUnavailable},
 			"tags":    {func(ctx context.Context) error { _, _, err := s.Tags(ctx, "app", "", 1); return err }, ErrUnavailable},
-			"upload":  {func(ctx context.Context) error { _, err := s.Upload(ctx, "app", "x"); return err }, ErrUnavailable},
+			"upload":  {func(ctx context.Context) error { _, err := s.Upload(ctx, "app", "x", ""); return err }, ErrUnavailable},
 			"extents": {func(ctx context.Context) error { _, _, err := s.LiveShards(ctx, nil); return err }, ErrUnavailable},
 		} {
 			ctx, stale := WatchStale(t.Context())
@@ -344,7 +344,7 @@ func TestUploadThroughTheStore(t *testing.T) {
 	s, log := openStore(t, StoreConfig{})
 	ctx := t.Context()
 	joinNodes(t, s, "n1", "n2")
-	upload, err := s.CreateUpload(ctx, "app", "", 0)
+	upload, err := createUpload(ctx, s, "app", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,11 +359,11 @@ func TestUploadThroughTheStore(t *testing.T) {
 	if err := s.ExtendUpload(ctx, extend); !errors.Is(err, ErrUploadSize) || !errors.As(err, &size) || size.Size != 10 {
 		t.Errorf("second writer's error is %v", err)
 	}
-	upload, err = s.Upload(ctx, "app", upload.GetId())
+	upload, err = s.Upload(ctx, "app", upload.GetId(), "")
 	if err != nil || upload.GetSize() != 10 || len(upload.GetExtents()) != 1 || string(upload.GetHashStates()[0].GetState()) != "after 10" {
 		t.Errorf("upload is %v (%v)", upload, err)
 	}
-	if _, err := s.Upload(ctx, "other", upload.GetId()); !errors.Is(err, ErrUploadUnknown) {
+	if _, err := s.Upload(ctx, "other", upload.GetId(), ""); !errors.Is(err, ErrUploadUnknown) {
 		t.Errorf("upload of another repository: %v", err)
 	}
 	holder := extend.GetExtents()[0].GetHolders()[0]
@@ -382,11 +382,11 @@ func TestUploadThroughTheStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	upload, err = s.Upload(ctx, "app", upload.GetId())
+	upload, err = s.Upload(ctx, "app", upload.GetId(), "")
 	if err != nil || upload.GetFinishedDigest() != digestOf("x") || len(upload.GetExtents()) != 0 {
 		t.Errorf("finished upload is %v (%v)", upload, err)
 	}
-	if err := s.CancelUpload(ctx, "app", upload.GetId()); !errors.Is(err, ErrUploadFinished) {
+	if err := s.CancelUpload(ctx, "app", upload.GetId(), ""); !errors.Is(err, ErrUploadFinished) {
 		t.Errorf("cancel of a finished upload: %v", err)
 	}
 	if err := s.MountBlob(ctx, "copy", "app", digestOf("x")); err != nil {

@@ -3,47 +3,46 @@ package metadata
 import (
 	"context"
 	"fmt"
-
-	"github.com/google/uuid"
+	"time"
 
 	"github.com/atollregistry/atoll/proto"
 )
 
-func (c *change) createUpload(command *proto.CreateUpload) error {
-	if !isName(command.GetId()) || !isName(command.GetRepository()) {
-		return invalid("upload %q in repository %q", command.GetId(), command.GetRepository())
-	}
-	exists, err := c.has(bucketUploads, keyOf(command.GetId()))
-	if err != nil {
-		return err
-	}
-	if exists {
-		return invalid("upload %s exists", command.GetId())
-	}
-	if err := c.addUploadOf(command.GetOwner(), command.GetOwnerLimit()); err != nil {
-		return err
-	}
-	record := &proto.UploadRecord{Repository: command.GetRepository(), CreatedUnixMs: c.now, Owner: command.GetOwner()}
-	return c.putUpload(command.GetId(), nil, record)
-}
-
-// uploadIn returns the record of an upload to the repository, or a refusal.
-func (c *change) uploadIn(repository, id string) (*proto.UploadRecord, error) {
-	record := &proto.UploadRecord{}
-	found, err := c.record(bucketUploads, keyOf(id), record)
-	if err == nil && (!found || record.GetRepository() != repository) {
+// uploadIn returns the record of an upload to the repository, or a refusal. One that has none yet gets a new
+// one, which is not stored, if begin allows it.
+func (c *change) uploadIn(repository, id string, begin *proto.UploadBegin) (record *proto.UploadRecord, stored bool, err error) {
+	record = &proto.UploadRecord{}
+	stored, err = c.record(bucketUploads, keyOf(id), record)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case !stored && begin != nil && mayBegin(id, repository, begin.GetOwner(), c.now, begin.GetAgeLimitMs()):
+		record, err = c.beginUpload(repository, id, begin)
+		return record, false, err
+	case !stored || record.GetRepository() != repository || record.GetCancelled():
 		err = refuse(proto.Refusal_REFUSAL_UPLOAD_UNKNOWN, "upload %q in repository %q", id, repository)
 	}
-	return record, err
+	return record, stored, err
+}
+
+// beginUpload counts an upload that gets a record, and returns it.
+func (c *change) beginUpload(repository, id string, begin *proto.UploadBegin) (*proto.UploadRecord, error) {
+	if !isName(repository) {
+		return nil, invalid("upload %q in repository %q", id, repository)
+	}
+	if err := c.addUploadOf(begin.GetOwner(), begin.GetOwnerLimit()); err != nil {
+		return nil, err
+	}
+	return &proto.UploadRecord{Repository: repository, CreatedUnixMs: c.now, Owner: begin.GetOwner()}, nil
 }
 
 // openUploadIn is uploadIn for uploads that are not finished.
-func (c *change) openUploadIn(repository, id string) (*proto.UploadRecord, error) {
-	record, err := c.uploadIn(repository, id)
+func (c *change) openUploadIn(repository, id string, begin *proto.UploadBegin) (record *proto.UploadRecord, stored bool, err error) {
+	record, stored, err = c.uploadIn(repository, id, begin)
 	if err == nil && record.GetFinishedDigest() != "" {
 		err = refuse(proto.Refusal_REFUSAL_UPLOAD_FINISHED, "upload %s became %s", id, record.GetFinishedDigest())
 	}
-	return record, err
+	return record, stored, err
 }
 
 // refuseSize tells the caller how large the upload is, so that it can go on from
@@ -57,7 +56,7 @@ func refuseSize(id string, size, expected uint64) error {
 }
 
 func (c *change) extendUpload(command *proto.ExtendUpload) error {
-	record, err := c.openUploadIn(command.GetRepository(), command.GetId())
+	record, stored, err := c.openUploadIn(command.GetRepository(), command.GetId(), command.GetBegin())
 	if err != nil {
 		return err
 	}
@@ -75,7 +74,7 @@ func (c *change) extendUpload(command *proto.ExtendUpload) error {
 	if err := c.recordExtents(command.GetExtents(), &proto.ExtentRecord{Owner: owner}); err != nil {
 		return err
 	}
-	return c.putUpload(command.GetId(), record, &proto.UploadRecord{
+	return c.putUpload(command.GetId(), ifStored(record, stored), &proto.UploadRecord{
 		Repository:    record.GetRepository(),
 		Size:          size,
 		HashStates:    command.GetHashStates(),
@@ -85,13 +84,21 @@ func (c *change) extendUpload(command *proto.ExtendUpload) error {
 	})
 }
 
+// ifStored returns nil for a record that is not stored, as putUpload wants it.
+func ifStored(record *proto.UploadRecord, stored bool) *proto.UploadRecord {
+	if !stored {
+		return nil
+	}
+	return record
+}
+
 // finishUpload leaves a marker in the upload's place, so that a commit repeated
 // after a lost answer gets the same answer.
-func (c *change) finishUpload(id string, record *proto.UploadRecord, digest string) error {
+func (c *change) finishUpload(id string, record *proto.UploadRecord, stored bool, digest string) error {
 	if err := c.takeUploadOf(record.GetOwner()); err != nil {
 		return err
 	}
-	return c.putUpload(id, record, &proto.UploadRecord{
+	return c.putUpload(id, ifStored(record, stored), &proto.UploadRecord{
 		Repository:     record.GetRepository(),
 		Size:           record.GetSize(),
 		CreatedUnixMs:  record.GetCreatedUnixMs(),
@@ -100,12 +107,27 @@ func (c *change) finishUpload(id string, record *proto.UploadRecord, digest stri
 	})
 }
 
+// cancelUpload forgets an upload, but not that there was one as long as its id could begin it again.
 func (c *change) cancelUpload(command *proto.CancelUpload) error {
-	record, err := c.openUploadIn(command.GetRepository(), command.GetId())
+	id, repository := command.GetId(), command.GetRepository()
+	begun := mayBegin(id, repository, command.GetOwner(), c.now, command.GetAgeLimitMs())
+	recorded, err := c.has(bucketUploads, keyOf(id))
 	if err != nil {
 		return err
 	}
-	return c.dropUpload(command.GetId(), record)
+	if recorded || !begun {
+		record, _, err := c.openUploadIn(repository, id, nil)
+		if err == nil {
+			err = c.dropUpload(id, record)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !begun {
+		return nil
+	}
+	return c.putUpload(id, nil, &proto.UploadRecord{Repository: repository, CreatedUnixMs: c.now, Cancelled: true})
 }
 
 // putUpload stores an upload as changed now, in the place of old, which is nil
@@ -127,7 +149,7 @@ func (c *change) putUpload(id string, old, record *proto.UploadRecord) error {
 
 // dropUpload forgets an upload and the extents that are still its own.
 func (c *change) dropUpload(id string, record *proto.UploadRecord) error {
-	if record.GetFinishedDigest() == "" {
+	if !isOver(record) {
 		if err := c.takeUploadOf(record.GetOwner()); err != nil {
 			return err
 		}
@@ -141,6 +163,11 @@ func (c *change) dropUpload(id string, record *proto.UploadRecord) error {
 	return c.remove(bucketUploads, keyOf(id))
 }
 
+// isOver reports whether an upload is finished or cancelled.
+func isOver(record *proto.UploadRecord) bool {
+	return record.GetFinishedDigest() != "" || record.GetCancelled()
+}
+
 // Uploads in progress and finished ones expire at different ages, so each have
 // their part of the bucket.
 const (
@@ -150,46 +177,80 @@ const (
 
 func uploadTimeKey(id string, record *proto.UploadRecord) []byte {
 	part := uploadOpen
-	if record.GetFinishedDigest() != "" {
+	if isOver(record) {
 		part = uploadFinished
 	}
 	return append([]byte(part), timeKey(record.GetUpdatedUnixMs(), id)...)
 }
 
-// CreateUpload begins an upload to the repository, which need not exist. The owner is
-// who begins it, "user:NAME" for example, and empty where nobody logs in; one who has
-// ownerLimit uploads in progress gets no more, 0 for no limit. Errors:
-// ErrTooManyUploads, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) CreateUpload(ctx context.Context, repository, owner string, ownerLimit int) (*proto.Upload, error) {
-	id, err := uuid.NewRandom()
+// NewUpload begins an upload to the repository, which need not exist, and returns its id. It has a record from
+// its first bytes on, if they come within StoreConfig.FinishedTTL. The owner is who begins it, "user:NAME" for
+// example, and empty where nobody logs in; one who has ownerLimit uploads with a record gets no more, 0 for no
+// limit. Errors: ErrTooManyUploads, ErrUnavailable.
+func (s *Store) NewUpload(ctx context.Context, repository, owner string, ownerLimit int) (id string, err error) {
+	now := s.cfg.Now()
+	err = s.read(ctx, func(v view) error {
+		clock, err := v.clock()
+		if err != nil {
+			return err
+		}
+		now = latest(now, time.UnixMilli(clock)) // by which its age is told: see setClock
+		return v.checkUploadsOf(owner, ownerLimit)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("create upload: %w", err)
+		return "", err
 	}
-	command := &proto.Command{Body: &proto.Command_CreateUpload{CreateUpload: &proto.CreateUpload{
-		Id: id.String(), Repository: repository, Owner: owner, OwnerLimit: uint32(ownerLimit),
-	}}}
-	if _, err := s.propose(ctx, command); err != nil {
-		return nil, err
-	}
-	return &proto.Upload{
-		Id:            id.String(),
-		Repository:    repository,
-		CreatedUnixMs: command.GetTimeUnixMs(),
-		UpdatedUnixMs: command.GetTimeUnixMs(),
-		Owner:         owner,
-	}, nil
+	return newUploadID(repository, owner, now), nil
 }
 
+// CheckUploads tells, by what this node knows, whether the owner may have another upload with a record, before its
+// bytes come. Error: ErrTooManyUploads.
+func (s *Store) CheckUploads(owner string, ownerLimit int) error {
+	return s.machine.view(func(v view) error { return v.checkUploadsOf(owner, ownerLimit) })
+}
+
+func (v view) checkUploadsOf(owner string, limit int) error {
+	if owner == "" || limit == 0 {
+		return nil
+	}
+	count, err := v.uploadsOf(owner)
+	if err == nil && count >= uint64(limit) {
+		err = fmt.Errorf("%w: %s has %d in progress", ErrTooManyUploads, owner, count)
+	}
+	return err
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// limitAge gives a begin the age that an upload without a record may have.
+func (s *Store) limitAge(begin *proto.UploadBegin) {
+	if begin != nil {
+		begin.AgeLimitMs = s.ageLimit()
+	}
+}
+
+// ageLimit is how long an id can begin an upload: no longer than it is remembered that it is over.
+func (s *Store) ageLimit() uint64 { return uint64(s.cfg.FinishedTTL.Milliseconds()) }
+
 // Upload returns an upload to the repository. A finished one has its digest, and
-// neither extents nor hash states. Errors: ErrUploadUnknown, ErrUnavailable.
-func (s *Store) Upload(ctx context.Context, repository, id string) (upload *proto.Upload, err error) {
+// neither extents nor hash states. One that has no record is there for the owner who began it. Errors: ErrUploadUnknown, ErrUnavailable.
+func (s *Store) Upload(ctx context.Context, repository, id, owner string) (upload *proto.Upload, err error) {
 	err = s.read(ctx, func(v view) error {
 		var record proto.UploadRecord
 		found, err := v.record(bucketUploads, keyOf(id), &record)
 		if err != nil {
 			return err
 		}
-		if !found || record.GetRepository() != repository {
+		if !found {
+			upload, err = s.unrecorded(v, repository, id, owner)
+			return err
+		}
+		if record.GetRepository() != repository || record.GetCancelled() {
 			return ErrUploadUnknown
 		}
 		extents, err := v.extents(record.GetExtentIds())
@@ -212,19 +273,33 @@ func (s *Store) Upload(ctx context.Context, repository, id string) (upload *prot
 	return upload, err
 }
 
+// unrecorded returns an upload that has no record, if it may still get one by the state's clock, or ErrUploadUnknown.
+func (s *Store) unrecorded(v view, repository, id, owner string) (*proto.Upload, error) {
+	clock, err := v.clock()
+	if err != nil {
+		return nil, err
+	}
+	if !mayBegin(id, repository, owner, clock, s.ageLimit()) {
+		return nil, ErrUploadUnknown
+	}
+	begun, _ := uploadBegun(id, repository, owner)
+	return &proto.Upload{Id: id, Repository: repository, Owner: owner, CreatedUnixMs: begun, UpdatedUnixMs: begun}, nil
+}
+
 // ExtendUpload appends durable extents to an upload whose size is still the
-// expected one. Errors: ErrUploadUnknown, ErrUploadFinished, ErrUploadSize,
-// ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
+// expected one. With Begin it may have no record yet. Errors: ErrUploadUnknown, ErrUploadFinished,
+// ErrUploadSize, ErrTooManyUploads, ErrHolderUnknown, ErrInvalid, ErrUnavailable, ErrOutcomeUnknown.
 func (s *Store) ExtendUpload(ctx context.Context, extend *proto.ExtendUpload) error {
+	s.limitAge(extend.GetBegin())
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_ExtendUpload{ExtendUpload: extend}})
 	return err
 }
 
-// CancelUpload forgets an upload in progress. Errors: ErrUploadUnknown,
+// CancelUpload forgets an upload in progress that the owner began. Errors: ErrUploadUnknown,
 // ErrUploadFinished, ErrUnavailable, ErrOutcomeUnknown.
-func (s *Store) CancelUpload(ctx context.Context, repository, id string) error {
+func (s *Store) CancelUpload(ctx context.Context, repository, id, owner string) error {
 	_, err := s.propose(ctx, &proto.Command{Body: &proto.Command_CancelUpload{CancelUpload: &proto.CancelUpload{
-		Id: id, Repository: repository,
+		Id: id, Repository: repository, Owner: owner, AgeLimitMs: s.ageLimit(),
 	}}})
 	return err
 }

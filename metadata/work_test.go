@@ -165,7 +165,7 @@ func fillBlobs(t *testing.T, s *Store, _ *localLog) {
 
 func fillUploads(t *testing.T, s *Store, _ *localLog) {
 	for i := range 100 {
-		upload, err := s.CreateUpload(t.Context(), "app", "", 0)
+		upload, err := createUpload(t.Context(), s, "app", "", 0)
 		if err != nil {
 			t.Fatal(err)
 		}

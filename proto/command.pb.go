@@ -187,7 +187,6 @@ type Command struct {
 	//	*Command_PutNode
 	//	*Command_SetNodeState
 	//	*Command_RecoverCluster
-	//	*Command_CreateUpload
 	//	*Command_ExtendUpload
 	//	*Command_CancelUpload
 	//	*Command_CommitBlob
@@ -311,15 +310,6 @@ func (x *Command) GetRecoverCluster() *RecoverCluster {
 	if x != nil {
 		if x, ok := x.Body.(*Command_RecoverCluster); ok {
 			return x.RecoverCluster
-		}
-	}
-	return nil
-}
-
-func (x *Command) GetCreateUpload() *CreateUpload {
-	if x != nil {
-		if x, ok := x.Body.(*Command_CreateUpload); ok {
-			return x.CreateUpload
 		}
 	}
 	return nil
@@ -606,10 +596,6 @@ type Command_RecoverCluster struct {
 	RecoverCluster *RecoverCluster `protobuf:"bytes,13,opt,name=recover_cluster,json=recoverCluster,proto3,oneof"`
 }
 
-type Command_CreateUpload struct {
-	CreateUpload *CreateUpload `protobuf:"bytes,20,opt,name=create_upload,json=createUpload,proto3,oneof"`
-}
-
 type Command_ExtendUpload struct {
 	ExtendUpload *ExtendUpload `protobuf:"bytes,21,opt,name=extend_upload,json=extendUpload,proto3,oneof"`
 }
@@ -733,8 +719,6 @@ func (*Command_PutNode) isCommand_Body() {}
 func (*Command_SetNodeState) isCommand_Body() {}
 
 func (*Command_RecoverCluster) isCommand_Body() {}
-
-func (*Command_CreateUpload) isCommand_Body() {}
 
 func (*Command_ExtendUpload) isCommand_Body() {}
 
@@ -1023,32 +1007,33 @@ func (x *SetNodeState) GetActive() []string {
 	return nil
 }
 
-type CreateUpload struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Repository string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+// UploadBegin lets an upload that has no record yet get one: its id tells that it was begun.
+type UploadBegin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who began it, as "user:NAME", "robot:NAME" or "anonymous"; empty where nobody logs in.
-	Owner string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Refuse if the owner has so many uploads in progress; 0 for no bound.
-	OwnerLimit    uint32 `protobuf:"varint,4,opt,name=owner_limit,json=ownerLimit,proto3" json:"owner_limit,omitempty"`
+	OwnerLimit uint32 `protobuf:"varint,2,opt,name=owner_limit,json=ownerLimit,proto3" json:"owner_limit,omitempty"`
+	// Refuse if it was begun so long ago.
+	AgeLimitMs    uint64 `protobuf:"varint,3,opt,name=age_limit_ms,json=ageLimitMs,proto3" json:"age_limit_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CreateUpload) Reset() {
-	*x = CreateUpload{}
+func (x *UploadBegin) Reset() {
+	*x = UploadBegin{}
 	mi := &file_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CreateUpload) String() string {
+func (x *UploadBegin) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CreateUpload) ProtoMessage() {}
+func (*UploadBegin) ProtoMessage() {}
 
-func (x *CreateUpload) ProtoReflect() protoreflect.Message {
+func (x *UploadBegin) ProtoReflect() protoreflect.Message {
 	mi := &file_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1060,35 +1045,28 @@ func (x *CreateUpload) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CreateUpload.ProtoReflect.Descriptor instead.
-func (*CreateUpload) Descriptor() ([]byte, []int) {
+// Deprecated: Use UploadBegin.ProtoReflect.Descriptor instead.
+func (*UploadBegin) Descriptor() ([]byte, []int) {
 	return file_command_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *CreateUpload) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *CreateUpload) GetRepository() string {
-	if x != nil {
-		return x.Repository
-	}
-	return ""
-}
-
-func (x *CreateUpload) GetOwner() string {
+func (x *UploadBegin) GetOwner() string {
 	if x != nil {
 		return x.Owner
 	}
 	return ""
 }
 
-func (x *CreateUpload) GetOwnerLimit() uint32 {
+func (x *UploadBegin) GetOwnerLimit() uint32 {
 	if x != nil {
 		return x.OwnerLimit
+	}
+	return 0
+}
+
+func (x *UploadBegin) GetAgeLimitMs() uint64 {
+	if x != nil {
+		return x.AgeLimitMs
 	}
 	return 0
 }
@@ -1102,6 +1080,7 @@ type ExtendUpload struct {
 	ExpectedSize  uint64                 `protobuf:"varint,3,opt,name=expected_size,json=expectedSize,proto3" json:"expected_size,omitempty"`
 	Extents       []*Extent              `protobuf:"bytes,4,rep,name=extents,proto3" json:"extents,omitempty"`
 	HashStates    []*HashState           `protobuf:"bytes,5,rep,name=hash_states,json=hashStates,proto3" json:"hash_states,omitempty"`
+	Begin         *UploadBegin           `protobuf:"bytes,6,opt,name=begin,proto3" json:"begin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,10 +1150,22 @@ func (x *ExtendUpload) GetHashStates() []*HashState {
 	return nil
 }
 
+func (x *ExtendUpload) GetBegin() *UploadBegin {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
 type CancelUpload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Repository    string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Repository string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+	// Of uploads begun no longer ago it is remembered that they were cancelled: they must not
+	// begin again.
+	AgeLimitMs uint64 `protobuf:"varint,3,opt,name=age_limit_ms,json=ageLimitMs,proto3" json:"age_limit_ms,omitempty"`
+	// Who began it, as in UploadBegin.
+	Owner         string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1223,6 +1214,20 @@ func (x *CancelUpload) GetRepository() string {
 	return ""
 }
 
+func (x *CancelUpload) GetAgeLimitMs() uint64 {
+	if x != nil {
+		return x.AgeLimitMs
+	}
+	return 0
+}
+
+func (x *CancelUpload) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 // CommitBlob turns an upload into a blob that is linked in the repository. The
 // proposer has compared the digest. If the content is known already, it is
 // linked and the extents brought along become garbage, unless what is known is
@@ -1238,7 +1243,8 @@ type CommitBlob struct {
 	// Size of the upload that the extents below follow.
 	ExpectedSize uint64 `protobuf:"varint,5,opt,name=expected_size,json=expectedSize,proto3" json:"expected_size,omitempty"`
 	// Durable extents not recorded yet.
-	Extents       []*Extent `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
+	Extents       []*Extent    `protobuf:"bytes,6,rep,name=extents,proto3" json:"extents,omitempty"`
+	Begin         *UploadBegin `protobuf:"bytes,8,opt,name=begin,proto3" json:"begin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1311,6 +1317,13 @@ func (x *CommitBlob) GetExpectedSize() uint64 {
 func (x *CommitBlob) GetExtents() []*Extent {
 	if x != nil {
 		return x.Extents
+	}
+	return nil
+}
+
+func (x *CommitBlob) GetBegin() *UploadBegin {
+	if x != nil {
+		return x.Begin
 	}
 	return nil
 }
@@ -3043,7 +3056,7 @@ var File_command_proto protoreflect.FileDescriptor
 
 const file_command_proto_rawDesc = "" +
 	"\n" +
-	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xae\x11\n" +
+	"\rcommand.proto\x12\batoll.v1\x1a\rrecords.proto\"\xf5\x10\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12 \n" +
@@ -3055,7 +3068,6 @@ const file_command_proto_rawDesc = "" +
 	"\bput_node\x18\v \x01(\v2\x11.atoll.v1.PutNodeH\x00R\aputNode\x12>\n" +
 	"\x0eset_node_state\x18\f \x01(\v2\x16.atoll.v1.SetNodeStateH\x00R\fsetNodeState\x12C\n" +
 	"\x0frecover_cluster\x18\r \x01(\v2\x18.atoll.v1.RecoverClusterH\x00R\x0erecoverCluster\x12=\n" +
-	"\rcreate_upload\x18\x14 \x01(\v2\x16.atoll.v1.CreateUploadH\x00R\fcreateUpload\x12=\n" +
 	"\rextend_upload\x18\x15 \x01(\v2\x16.atoll.v1.ExtendUploadH\x00R\fextendUpload\x12=\n" +
 	"\rcancel_upload\x18\x16 \x01(\v2\x16.atoll.v1.CancelUploadH\x00R\fcancelUpload\x127\n" +
 	"\vcommit_blob\x18\x17 \x01(\v2\x14.atoll.v1.CommitBlobH\x00R\n" +
@@ -3096,7 +3108,7 @@ const file_command_proto_rawDesc = "" +
 	"\x11redeem_join_token\x18H \x01(\v2\x19.atoll.v1.RedeemJoinTokenH\x00R\x0fredeemJoinToken\x12G\n" +
 	"\x11delete_join_token\x18I \x01(\v2\x19.atoll.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinToken\x12\\\n" +
 	"\x18put_registry_certificate\x18P \x01(\v2 .atoll.v1.PutRegistryCertificateH\x00R\x16putRegistryCertificateB\x06\n" +
-	"\x04body\",\n" +
+	"\x04bodyJ\x04\b\x14\x10\x15\",\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\"_\n" +
@@ -3112,15 +3124,13 @@ const file_command_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.atoll.v1.NodeStateR\x05state\x12\"\n" +
 	"\rmust_be_empty\x18\x03 \x01(\bR\vmustBeEmpty\x12\x16\n" +
-	"\x06active\x18\x04 \x03(\tR\x06active\"u\n" +
-	"\fCreateUpload\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
-	"\n" +
-	"repository\x18\x02 \x01(\tR\n" +
-	"repository\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x1f\n" +
-	"\vowner_limit\x18\x04 \x01(\rR\n" +
-	"ownerLimit\"\xc5\x01\n" +
+	"\x06active\x18\x04 \x03(\tR\x06active\"f\n" +
+	"\vUploadBegin\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x1f\n" +
+	"\vowner_limit\x18\x02 \x01(\rR\n" +
+	"ownerLimit\x12 \n" +
+	"\fage_limit_ms\x18\x03 \x01(\x04R\n" +
+	"ageLimitMs\"\xf2\x01\n" +
 	"\fExtendUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -3129,12 +3139,16 @@ const file_command_proto_rawDesc = "" +
 	"\rexpected_size\x18\x03 \x01(\x04R\fexpectedSize\x12*\n" +
 	"\aextents\x18\x04 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x124\n" +
 	"\vhash_states\x18\x05 \x03(\v2\x13.atoll.v1.HashStateR\n" +
-	"hashStates\">\n" +
+	"hashStates\x12+\n" +
+	"\x05begin\x18\x06 \x01(\v2\x15.atoll.v1.UploadBeginR\x05begin\"v\n" +
 	"\fCancelUpload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"\xcc\x01\n" +
+	"repository\x12 \n" +
+	"\fage_limit_ms\x18\x03 \x01(\x04R\n" +
+	"ageLimitMs\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\"\xf9\x01\n" +
 	"\n" +
 	"CommitBlob\x12\x1e\n" +
 	"\n" +
@@ -3144,7 +3158,8 @@ const file_command_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1b\n" +
 	"\tupload_id\x18\x04 \x01(\tR\buploadId\x12#\n" +
 	"\rexpected_size\x18\x05 \x01(\x04R\fexpectedSize\x12*\n" +
-	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextentsJ\x04\b\a\x10\b\"W\n" +
+	"\aextents\x18\x06 \x03(\v2\x10.atoll.v1.ExtentR\aextents\x12+\n" +
+	"\x05begin\x18\b \x01(\v2\x15.atoll.v1.UploadBeginR\x05beginJ\x04\b\a\x10\b\"W\n" +
 	"\tMountBlob\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -3326,7 +3341,7 @@ var file_command_proto_goTypes = []any{
 	(*RecoverCluster)(nil),         // 3: atoll.v1.RecoverCluster
 	(*PutNode)(nil),                // 4: atoll.v1.PutNode
 	(*SetNodeState)(nil),           // 5: atoll.v1.SetNodeState
-	(*CreateUpload)(nil),           // 6: atoll.v1.CreateUpload
+	(*UploadBegin)(nil),            // 6: atoll.v1.UploadBegin
 	(*ExtendUpload)(nil),           // 7: atoll.v1.ExtendUpload
 	(*CancelUpload)(nil),           // 8: atoll.v1.CancelUpload
 	(*CommitBlob)(nil),             // 9: atoll.v1.CommitBlob
@@ -3382,69 +3397,70 @@ var file_command_proto_depIdxs = []int32{
 	4,  // 1: atoll.v1.Command.put_node:type_name -> atoll.v1.PutNode
 	5,  // 2: atoll.v1.Command.set_node_state:type_name -> atoll.v1.SetNodeState
 	3,  // 3: atoll.v1.Command.recover_cluster:type_name -> atoll.v1.RecoverCluster
-	6,  // 4: atoll.v1.Command.create_upload:type_name -> atoll.v1.CreateUpload
-	7,  // 5: atoll.v1.Command.extend_upload:type_name -> atoll.v1.ExtendUpload
-	8,  // 6: atoll.v1.Command.cancel_upload:type_name -> atoll.v1.CancelUpload
-	9,  // 7: atoll.v1.Command.commit_blob:type_name -> atoll.v1.CommitBlob
-	10, // 8: atoll.v1.Command.mount_blob:type_name -> atoll.v1.MountBlob
-	11, // 9: atoll.v1.Command.unlink_blob:type_name -> atoll.v1.UnlinkBlob
-	12, // 10: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
-	14, // 11: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
-	15, // 12: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
-	17, // 13: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
-	18, // 14: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
-	16, // 15: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
-	36, // 16: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
-	37, // 17: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
-	19, // 18: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
-	20, // 19: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
-	22, // 20: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
-	23, // 21: atoll.v1.Command.report_shards:type_name -> atoll.v1.ReportShards
-	24, // 22: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
-	25, // 23: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
-	26, // 24: atoll.v1.Command.advance_era:type_name -> atoll.v1.AdvanceEra
-	27, // 25: atoll.v1.Command.put_account:type_name -> atoll.v1.PutAccount
-	28, // 26: atoll.v1.Command.delete_account:type_name -> atoll.v1.DeleteAccount
-	29, // 27: atoll.v1.Command.put_policy:type_name -> atoll.v1.PutPolicy
-	30, // 28: atoll.v1.Command.put_token_key:type_name -> atoll.v1.PutTokenKey
-	31, // 29: atoll.v1.Command.put_authority:type_name -> atoll.v1.PutAuthority
-	32, // 30: atoll.v1.Command.put_join_token:type_name -> atoll.v1.PutJoinToken
-	33, // 31: atoll.v1.Command.redeem_join_token:type_name -> atoll.v1.RedeemJoinToken
-	34, // 32: atoll.v1.Command.delete_join_token:type_name -> atoll.v1.DeleteJoinToken
-	35, // 33: atoll.v1.Command.put_registry_certificate:type_name -> atoll.v1.PutRegistryCertificate
-	39, // 34: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
-	40, // 35: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
-	41, // 36: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
-	42, // 37: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
-	43, // 38: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	7,  // 4: atoll.v1.Command.extend_upload:type_name -> atoll.v1.ExtendUpload
+	8,  // 5: atoll.v1.Command.cancel_upload:type_name -> atoll.v1.CancelUpload
+	9,  // 6: atoll.v1.Command.commit_blob:type_name -> atoll.v1.CommitBlob
+	10, // 7: atoll.v1.Command.mount_blob:type_name -> atoll.v1.MountBlob
+	11, // 8: atoll.v1.Command.unlink_blob:type_name -> atoll.v1.UnlinkBlob
+	12, // 9: atoll.v1.Command.renew_blob:type_name -> atoll.v1.RenewBlob
+	14, // 10: atoll.v1.Command.put_manifest:type_name -> atoll.v1.PutManifest
+	15, // 11: atoll.v1.Command.delete_manifest:type_name -> atoll.v1.DeleteManifest
+	17, // 12: atoll.v1.Command.delete_tag:type_name -> atoll.v1.DeleteTag
+	18, // 13: atoll.v1.Command.renew_manifest:type_name -> atoll.v1.RenewManifest
+	16, // 14: atoll.v1.Command.delete_tags_of:type_name -> atoll.v1.DeleteTagsOf
+	36, // 15: atoll.v1.Command.expire:type_name -> atoll.v1.Expire
+	37, // 16: atoll.v1.Command.checkpoint:type_name -> atoll.v1.Checkpoint
+	19, // 17: atoll.v1.Command.put_signing_key:type_name -> atoll.v1.PutSigningKey
+	20, // 18: atoll.v1.Command.move_shards:type_name -> atoll.v1.MoveShards
+	22, // 19: atoll.v1.Command.replace_extent:type_name -> atoll.v1.ReplaceExtent
+	23, // 20: atoll.v1.Command.report_shards:type_name -> atoll.v1.ReportShards
+	24, // 21: atoll.v1.Command.set_liveness:type_name -> atoll.v1.SetLiveness
+	25, // 22: atoll.v1.Command.put_settings:type_name -> atoll.v1.PutSettings
+	26, // 23: atoll.v1.Command.advance_era:type_name -> atoll.v1.AdvanceEra
+	27, // 24: atoll.v1.Command.put_account:type_name -> atoll.v1.PutAccount
+	28, // 25: atoll.v1.Command.delete_account:type_name -> atoll.v1.DeleteAccount
+	29, // 26: atoll.v1.Command.put_policy:type_name -> atoll.v1.PutPolicy
+	30, // 27: atoll.v1.Command.put_token_key:type_name -> atoll.v1.PutTokenKey
+	31, // 28: atoll.v1.Command.put_authority:type_name -> atoll.v1.PutAuthority
+	32, // 29: atoll.v1.Command.put_join_token:type_name -> atoll.v1.PutJoinToken
+	33, // 30: atoll.v1.Command.redeem_join_token:type_name -> atoll.v1.RedeemJoinToken
+	34, // 31: atoll.v1.Command.delete_join_token:type_name -> atoll.v1.DeleteJoinToken
+	35, // 32: atoll.v1.Command.put_registry_certificate:type_name -> atoll.v1.PutRegistryCertificate
+	39, // 33: atoll.v1.RecoverCluster.recovery:type_name -> atoll.v1.Recovery
+	40, // 34: atoll.v1.PutNode.node:type_name -> atoll.v1.Node
+	41, // 35: atoll.v1.SetNodeState.state:type_name -> atoll.v1.NodeState
+	42, // 36: atoll.v1.ExtendUpload.extents:type_name -> atoll.v1.Extent
+	43, // 37: atoll.v1.ExtendUpload.hash_states:type_name -> atoll.v1.HashState
+	6,  // 38: atoll.v1.ExtendUpload.begin:type_name -> atoll.v1.UploadBegin
 	42, // 39: atoll.v1.CommitBlob.extents:type_name -> atoll.v1.Extent
-	44, // 40: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
-	42, // 41: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
-	13, // 42: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 43: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
-	13, // 44: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
-	13, // 45: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
-	45, // 46: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
-	21, // 47: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
-	42, // 48: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
-	46, // 49: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
-	47, // 50: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
-	48, // 51: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
-	48, // 52: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
-	49, // 53: atoll.v1.PutAccount.account:type_name -> atoll.v1.Account
-	49, // 54: atoll.v1.PutAccount.previous:type_name -> atoll.v1.Account
-	50, // 55: atoll.v1.PutPolicy.policy:type_name -> atoll.v1.Policy
-	51, // 56: atoll.v1.PutTokenKey.key:type_name -> atoll.v1.TokenKey
-	52, // 57: atoll.v1.PutAuthority.authority:type_name -> atoll.v1.ClusterAuthority
-	53, // 58: atoll.v1.PutJoinToken.token:type_name -> atoll.v1.JoinToken
-	54, // 59: atoll.v1.RedeemJoinToken.use:type_name -> atoll.v1.JoinTokenUse
-	55, // 60: atoll.v1.PutRegistryCertificate.certificate:type_name -> atoll.v1.RegistryCertificate
-	0,  // 61: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	6,  // 40: atoll.v1.CommitBlob.begin:type_name -> atoll.v1.UploadBegin
+	44, // 41: atoll.v1.PutManifest.manifest:type_name -> atoll.v1.Manifest
+	42, // 42: atoll.v1.PutManifest.extents:type_name -> atoll.v1.Extent
+	13, // 43: atoll.v1.PutManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 44: atoll.v1.DeleteManifest.precondition:type_name -> atoll.v1.Precondition
+	13, // 45: atoll.v1.DeleteTagsOf.precondition:type_name -> atoll.v1.Precondition
+	13, // 46: atoll.v1.DeleteTag.precondition:type_name -> atoll.v1.Precondition
+	45, // 47: atoll.v1.PutSigningKey.key:type_name -> atoll.v1.SigningKey
+	21, // 48: atoll.v1.MoveShards.moves:type_name -> atoll.v1.ShardMove
+	42, // 49: atoll.v1.ReplaceExtent.extents:type_name -> atoll.v1.Extent
+	46, // 50: atoll.v1.ReportShards.shards:type_name -> atoll.v1.ShardRef
+	47, // 51: atoll.v1.SetLiveness.liveness:type_name -> atoll.v1.Liveness
+	48, // 52: atoll.v1.PutSettings.settings:type_name -> atoll.v1.Settings
+	48, // 53: atoll.v1.PutSettings.previous:type_name -> atoll.v1.Settings
+	49, // 54: atoll.v1.PutAccount.account:type_name -> atoll.v1.Account
+	49, // 55: atoll.v1.PutAccount.previous:type_name -> atoll.v1.Account
+	50, // 56: atoll.v1.PutPolicy.policy:type_name -> atoll.v1.Policy
+	51, // 57: atoll.v1.PutTokenKey.key:type_name -> atoll.v1.TokenKey
+	52, // 58: atoll.v1.PutAuthority.authority:type_name -> atoll.v1.ClusterAuthority
+	53, // 59: atoll.v1.PutJoinToken.token:type_name -> atoll.v1.JoinToken
+	54, // 60: atoll.v1.RedeemJoinToken.use:type_name -> atoll.v1.JoinTokenUse
+	55, // 61: atoll.v1.PutRegistryCertificate.certificate:type_name -> atoll.v1.RegistryCertificate
+	0,  // 62: atoll.v1.Result.refusal:type_name -> atoll.v1.Refusal
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_command_proto_init() }
@@ -3458,7 +3474,6 @@ func file_command_proto_init() {
 		(*Command_PutNode)(nil),
 		(*Command_SetNodeState)(nil),
 		(*Command_RecoverCluster)(nil),
-		(*Command_CreateUpload)(nil),
 		(*Command_ExtendUpload)(nil),
 		(*Command_CancelUpload)(nil),
 		(*Command_CommitBlob)(nil),

@@ -877,7 +877,7 @@ type Upload struct {
 	// A finished upload is kept for a while, so that a PUT repeated after a lost
 	// reply gets the same answer.
 	FinishedDigest string `protobuf:"bytes,8,opt,name=finished_digest,json=finishedDigest,proto3" json:"finished_digest,omitempty"`
-	// Who began it, as in CreateUpload.
+	// Who began it, as in UploadBegin.
 	Owner         string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -986,8 +986,10 @@ type UploadRecord struct {
 	CreatedUnixMs  int64                  `protobuf:"varint,5,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
 	UpdatedUnixMs  int64                  `protobuf:"varint,6,opt,name=updated_unix_ms,json=updatedUnixMs,proto3" json:"updated_unix_ms,omitempty"`
 	FinishedDigest string                 `protobuf:"bytes,7,opt,name=finished_digest,json=finishedDigest,proto3" json:"finished_digest,omitempty"`
-	// Who began it, as in CreateUpload.
-	Owner         string `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Who began it, as in UploadBegin.
+	Owner string `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	// It was cancelled; kept for a while, so that it does not begin again.
+	Cancelled     bool `protobuf:"varint,9,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1076,6 +1078,13 @@ func (x *UploadRecord) GetOwner() string {
 		return x.Owner
 	}
 	return ""
+}
+
+func (x *UploadRecord) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
+	}
+	return false
 }
 
 // Descriptor is the part of an OCI descriptor that the registry needs.
@@ -2735,7 +2744,7 @@ const file_records_proto_rawDesc = "" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\a \x01(\x03R\rupdatedUnixMs\x12'\n" +
 	"\x0ffinished_digest\x18\b \x01(\tR\x0efinishedDigest\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"\xa6\x02\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"\xc4\x02\n" +
 	"\fUploadRecord\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\tR\n" +
@@ -2748,7 +2757,8 @@ const file_records_proto_rawDesc = "" +
 	"\x0fcreated_unix_ms\x18\x05 \x01(\x03R\rcreatedUnixMs\x12&\n" +
 	"\x0fupdated_unix_ms\x18\x06 \x01(\x03R\rupdatedUnixMs\x12'\n" +
 	"\x0ffinished_digest\x18\a \x01(\tR\x0efinishedDigest\x12\x14\n" +
-	"\x05owner\x18\b \x01(\tR\x05owner\"W\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\x12\x1c\n" +
+	"\tcancelled\x18\t \x01(\bR\tcancelled\"W\n" +
 	"\n" +
 	"Descriptor\x12\x1d\n" +
 	"\n" +

@@ -48,12 +48,12 @@ func brokenCommands() []Mutant {
 		Workloads: []string{"register", "uploads"},
 		Nemesis:   "isolate-leader",
 		Catches: "not linearizable: a tag goes back to what it was set to before, or a swap that was carried out is refused; " +
-			"refused, for an upload that is begun twice",
+			"refused, for a chunk that the upload has already",
 	}, {
 		Name:   "marker-forgotten",
 		Breaks: "a finished upload leaves no marker, so that its PUT can't be repeated",
 		Patches: []Patch{{File: "metadata/upload.go",
-			Old: `	return c.putUpload(id, record, &proto.UploadRecord{
+			Old: `	return c.putUpload(id, ifStored(record, stored), &proto.UploadRecord{
 		Repository:     record.GetRepository(),
 		Size:           record.GetSize(),
 		CreatedUnixMs:  record.GetCreatedUnixMs(),

@@ -34,7 +34,7 @@ const (
 	loaders = 2
 	// loadPace is how often each of them pushes. Without one, the load would use up
 	// what the cluster has to heal with, and leave all the more to heal and to check.
-	loadPace = 250 * time.Millisecond
+	loadPace = 500 * time.Millisecond
 )
 
 func (c *Cluster) startLoad() *load {
