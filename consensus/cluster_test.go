@@ -43,7 +43,7 @@ type cluster struct {
 	// configure, if set, changes each node's configuration.
 	configure func(cfg *Config)
 	// wrapMachine, if set, changes each node's state machine.
-	wrapMachine func(j *journal)
+	wrapMachine func(j *diary)
 }
 
 // testNode is a node that can be killed and started again.
@@ -51,7 +51,7 @@ type testNode struct {
 	*Replica
 	id      string
 	address string
-	machine *journal
+	machine *diary
 	network *endpoint
 	server  *grpc.Server
 	stop    context.CancelFunc
@@ -97,7 +97,7 @@ func (c *cluster) config(id string) Config {
 // open starts a node on what its folder holds.
 func (c *cluster) open(id string) (*testNode, error) {
 	n := &testNode{id: id}
-	machine, err := openJournal(filepath.Join(c.dir, id, "state"))
+	machine, err := openDiary(filepath.Join(c.dir, id, "state"))
 	if err != nil {
 		return nil, err
 	}

@@ -72,14 +72,15 @@ type Config struct {
 	// heartbeats go on. Default 10 s.
 	LogWriteTimeout time.Duration
 	// SnapshotInterval is how often, up to twice as long at random, the log is
-	// looked at for compaction. Default 4 s: a snapshot costs next to nothing, and what the
+	// looked at for compaction. Default 1 s: a snapshot costs next to nothing, and what the
 	// log has grown to by then its file, which is mapped, keeps.
 	SnapshotInterval time.Duration
 	// SnapshotThreshold is how many entries must have come since the last
-	// snapshot for another one. Default 8192.
+	// snapshot for another one. Default 4096.
 	SnapshotThreshold uint64
 	// TrailingLogs is how many entries stay behind a snapshot, so that a follower
-	// that was away for a moment needs no copy of the whole state. Default 10240.
+	// that was away for a moment needs no copy of the whole state. Default 4096. While a copy is
+	// sent, all that comes stays.
 	TrailingLogs uint64
 
 	// MaxVoters is how many nodes vote at most; the others follow without a vote.
@@ -112,9 +113,9 @@ func DefaultConfig() Config {
 		ReadTimeout:       10 * time.Second,
 		ConfirmTimeout:    2 * time.Second,
 		LogWriteTimeout:   10 * time.Second,
-		SnapshotInterval:  4 * time.Second,
-		SnapshotThreshold: 8192,
-		TrailingLogs:      10240,
+		SnapshotInterval:  time.Second,
+		SnapshotThreshold: 4096,
+		TrailingLogs:      4096,
 		MaxVoters:         5,
 		AutopilotInterval: time.Second,
 		StabilizationTime: 10 * time.Second,

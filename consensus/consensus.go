@@ -41,21 +41,24 @@ const (
 )
 
 // StateMachine is what consensus replicates. Its calls never overlap, except that
-// Snapshot is called, and its stream read, while Apply goes on, and that Check and
+// Snapshot and Sync are called, and the stream is read, while Apply goes on, and that Check and
 // Applied are called at any time.
 type StateMachine interface {
 	// Check says why a command is none that Apply takes; nil if it is one. The leader
 	// asks before it appends a command, since what Apply fails on ends every node. It is
 	// called at any time, and does not look at the state.
 	Check(command []byte) error
-	// Apply applies committed entries in log order, durably, in one transaction,
-	// and returns one result per entry. An entry whose Index is not above
-	// Applied() is skipped, with a nil result. An entry with empty Data only
-	// advances the applied log index. An error is final: the node stops.
+	// Apply applies committed entries in log order, and returns one result per
+	// entry. An entry whose Index is not above Applied() is skipped, with a nil
+	// result. An entry with empty Data only advances the applied log index. A crash may
+	// take back the last entries, those of one or more whole calls, as far as the last Sync or Restore: the
+	// log has them, and they are applied again. An error is final: the node stops.
 	Apply(entries []Entry) (results [][]byte, err error)
-	// Applied is the log index and term of the last entry in the durable state,
-	// zero for none.
+	// Applied is the log index and term of the last entry in the state, zero for
+	// none.
 	Applied() (index, term uint64)
+	// Sync makes durable what Applied covers when it is called. An error is final.
+	Sync() error
 	// Snapshot opens a consistent stream of the whole state as it is now, and
 	// tells its size in bytes and the log index that it is applied to. The stream
 	// may be open for minutes and must not hold up Apply meanwhile: an open
@@ -245,6 +248,7 @@ func (r *Replica) Close(ctx context.Context) error {
 	if !r.life.end() && r.life.failure() == nil {
 		return nil
 	}
+	var closed error
 	stopped := make(chan struct{})
 	go func() { // ends when Raft has; waited for below unless the disk hangs
 		defer close(stopped)
@@ -253,14 +257,15 @@ func (r *Replica) Close(ctx context.Context) error {
 		_ = ended.Error()     // it has none
 		r.localReads.close()
 		r.leaderReads.close()
+		closed = r.storage.disk.Close()
 	}()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
 		return fmt.Errorf("close replica: %w", context.Cause(ctx))
 	}
-	if err := r.storage.disk.Close(); err != nil {
-		return fmt.Errorf("close Raft log: %w", err)
+	if closed != nil {
+		return fmt.Errorf("close Raft log: %w", closed)
 	}
 	return nil
 }

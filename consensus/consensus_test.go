@@ -185,26 +185,32 @@ func TestOpenRefusesALockedLog(t *testing.T) {
 // state machine would skip those commands; the node stops instead.
 func TestRolledBackLogIsFound(t *testing.T) {
 	c := form(t, 1, nil)
-	log := filepath.Join(c.dir, "n1", "raft", logFile)
+	dir := filepath.Join(c.dir, "n1", "raft")
 	node := c.nodes["n1"]
 	node.kill()
-	copied, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
+	copied := make(map[string][]byte)
+	for _, file := range []string{logFile, journalFile} {
+		content, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied[file] = content
 	}
 	node = c.start("n1")
 	for range 10 {
 		c.propose(node, "add x")
 	}
 	node.kill()
-	if err := os.WriteFile(log, copied, 0o600); err != nil {
-		t.Fatal(err)
+	for file, content := range copied {
+		if err := os.WriteFile(filepath.Join(dir, file), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := c.open("n1"); !errors.Is(err, ErrLogLost) {
 		t.Fatalf("error is %v", err)
 	}
 	// While a snapshot is installed the state may be ahead; entries tell then.
-	if err := beginInstall(filepath.Dir(log)); err != nil {
+	if err := beginInstall(dir); err != nil {
 		t.Fatal(err)
 	}
 	node = c.start("n1")

@@ -19,7 +19,7 @@ const (
 
 // groupCommit has entries go into the log together: while some are under way, what comes
 // waits and is the next group, of maxAppendEntries at most, which the library appends at once. Each group costs every node
-// two writes of its disk, whatever its size. The library alone takes what has come by the time its last write is done,
+// a write of its disk and a transaction of its state, whatever its size. The library alone takes what has come by the time its last write is done,
 // and so makes several groups of what fits into one, each on its way to one of log,
 // followers and state.
 type groupCommit struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,9 +32,9 @@ func testStorage(t *testing.T, dir string, sm StateMachine, wrap func(diskLog) d
 	return s, l
 }
 
-func testMachine(t *testing.T) *journal {
+func testMachine(t *testing.T) *diary {
 	t.Helper()
-	j, err := openJournal(t.TempDir())
+	j, err := openDiary(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +85,15 @@ func TestLogKeepsWhatItIsGiven(t *testing.T) {
 	}
 }
 
+// emptied returns the log once its journal is empty.
+func emptied(t *testing.T, s *storage) *journaledLog {
+	log := s.disk.diskLog.(*journaledLog)
+	if err := log.empty(nil); err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
 func TestDamagedEntryIsFatal(t *testing.T) {
 	damages := map[string]func(l *raft.Log){
 		"a bit of the data":  func(l *raft.Log) { l.Data[3] ^= 4 },
@@ -104,8 +114,9 @@ func TestDamagedEntryIsFatal(t *testing.T) {
 			if err := s.disk.GetLog(2, &raw); err != nil {
 				t.Fatal(err)
 			}
+			raw.Data = slices.Clone(raw.Data)
 			damage(&raw)
-			if err := s.disk.StoreLogs([]*raft.Log{&raw}); err != nil {
+			if err := emptied(t, s).BoltStore.StoreLogs([]*raft.Log{&raw}); err != nil {
 				t.Fatal(err)
 			}
 			isolated(func() {

@@ -16,10 +16,10 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// journal is a small state machine on disk that keeps the contract of
+// diary is a small state machine on disk that keeps the contract of
 // StateMachine: it keeps every command under its log index. A command "fail" is
 // an error; one of "add KEY" answers how often that key was added.
-type journal struct {
+type diary struct {
 	dir string
 
 	mu sync.RWMutex // guards db, not what is in it
@@ -36,17 +36,17 @@ var (
 	keyApplied    = []byte("applied")
 )
 
-func openJournal(dir string) (*journal, error) {
+func openDiary(dir string) (*diary, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	j := &journal{dir: dir}
+	j := &diary{dir: dir}
 	return j, j.open()
 }
 
-func (j *journal) path() string { return filepath.Join(j.dir, "state.db") }
+func (j *diary) path() string { return filepath.Join(j.dir, "state.db") }
 
-func (j *journal) open() error {
+func (j *diary) open() error {
 	db, err := bbolt.Open(j.path(), 0o600, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return err
@@ -62,13 +62,13 @@ func (j *journal) open() error {
 	})
 }
 
-func (j *journal) Close() error {
+func (j *diary) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.db.Close()
 }
 
-func (j *journal) Apply(entries []Entry) ([][]byte, error) {
+func (j *diary) Apply(entries []Entry) ([][]byte, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	results := make([][]byte, len(entries))
@@ -112,22 +112,25 @@ func appliedIn(tx *bbolt.Tx) (index, term uint64) {
 	return binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])
 }
 
-// noCommand is what the journal takes for no command.
+// noCommand is what the diary takes for no command.
 const noCommand = "no command"
 
-func (j *journal) Check(command []byte) error {
+func (j *diary) Check(command []byte) error {
 	if string(command) == noCommand {
 		return errors.New("it says so")
 	}
 	return nil
 }
 
-func (j *journal) Applied() (index, term uint64) {
+func (j *diary) Applied() (index, term uint64) {
 	j.view(func(tx *bbolt.Tx) { index, term = appliedIn(tx) })
 	return index, term
 }
 
-func (j *journal) view(f func(tx *bbolt.Tx)) {
+// Sync has nothing to do: every Apply is synced.
+func (j *diary) Sync() error { return nil }
+
+func (j *diary) view(f func(tx *bbolt.Tx)) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if err := j.db.View(func(tx *bbolt.Tx) error { f(tx); return nil }); err != nil {
@@ -136,13 +139,13 @@ func (j *journal) view(f func(tx *bbolt.Tx)) {
 }
 
 // count is how often a key was added.
-func (j *journal) count(key string) (n int) {
+func (j *diary) count(key string) (n int) {
 	j.view(func(tx *bbolt.Tx) { n = len(tx.Bucket(bucketCounts).Get([]byte(key))) })
 	return n
 }
 
 // dump is the whole state as text.
-func (j *journal) dump() string {
+func (j *diary) dump() string {
 	var text strings.Builder
 	j.view(func(tx *bbolt.Tx) {
 		_ = tx.Bucket(bucketEntries).ForEach(func(k, v []byte) error {
@@ -159,7 +162,7 @@ func (j *journal) dump() string {
 	return text.String()
 }
 
-func (j *journal) Snapshot() (io.ReadCloser, int64, uint64, error) {
+func (j *diary) Snapshot() (io.ReadCloser, int64, uint64, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	file, err := os.CreateTemp(j.dir, "outgoing-")
@@ -181,7 +184,7 @@ func (j *journal) Snapshot() (io.ReadCloser, int64, uint64, error) {
 	return file, size, index, errors.Join(err, seek, rewind)
 }
 
-func (j *journal) Restore(state io.Reader) error {
+func (j *diary) Restore(state io.Reader) error {
 	content, err := io.ReadAll(state)
 	if err != nil {
 		return err
@@ -229,7 +232,7 @@ func (j *journal) Restore(state io.Reader) error {
 }
 
 func TestJournalKeepsTheContract(t *testing.T) {
-	a, err := openJournal(t.TempDir())
+	a, err := openDiary(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +248,7 @@ func TestJournalKeepsTheContract(t *testing.T) {
 	if err != nil || index != 4 {
 		t.Fatal(index, err)
 	}
-	b, err := openJournal(t.TempDir())
+	b, err := openDiary(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

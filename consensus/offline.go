@@ -170,6 +170,9 @@ func (o *Offline) recover(last func() ([]byte, error), done func(step string)) e
 	if _, err := o.sm.Apply([]Entry{entry}); err != nil {
 		return fmt.Errorf("apply the recovery's entry at log index %d: %w", entry.Index, err)
 	}
+	if err := o.sm.Sync(); err != nil { // The record to come needs it.
+		return err
+	}
 	done(fmt.Sprintf("recovery recorded in the state at log index %d", entry.Index))
 	if err := o.reconfigure(entry.Index, entry.Term); err != nil {
 		return err

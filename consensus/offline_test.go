@@ -37,9 +37,9 @@ func (g *groups) configure(base func(cfg *Config)) func(cfg *Config) {
 }
 
 // offline opens a stopped node's log and state in a folder.
-func (c *cluster) offline(dir, id, address string) (*Offline, *journal) {
+func (c *cluster) offline(dir, id, address string) (*Offline, *diary) {
 	c.t.Helper()
-	machine, err := openJournal(filepath.Join(dir, "state"))
+	machine, err := openDiary(filepath.Join(dir, "state"))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -157,8 +157,12 @@ func (s *snapshotStore) received() (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return s.incoming, file, nil
 }
 
-// keep records a snapshot that Raft took here.
+// keep records a snapshot that Raft took here, once the state is durable that far: the log before it may
+// then go.
 func (s *snapshotStore) keep(meta *raft.SnapshotMeta) error {
+	if err := s.sm.Sync(); err != nil {
+		s.logs.disk.life.fail(err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.logs.record.Load(); r != nil && r.index >= meta.Index {
@@ -189,6 +193,9 @@ func (s *snapshotStore) install(state io.Reader) (*record, error) {
 	}
 	s.incoming = nil
 	if s.known {
+		if err := s.sm.Sync(); err != nil { // Raft drops the log as if the state had come in.
+			s.logs.disk.life.fail(err)
+		}
 		return nil, nil
 	}
 	defer os.Remove(filepath.Join(s.dir, incomingFile)) // Open deletes what stays
@@ -201,6 +208,9 @@ func (s *snapshotStore) install(state io.Reader) (*record, error) {
 	}
 	if index, _ := s.sm.Applied(); index < meta.Index {
 		return nil, fmt.Errorf("install snapshot: %w: its state is at log index %d, not at %d", ErrStateBehind, index, meta.Index)
+	}
+	if err := s.sm.Sync(); err != nil { // It may have had more than what came in.
+		s.logs.disk.life.fail(err)
 	}
 	r := &record{index: meta.Index, term: meta.Term, servers: meta.Configuration, serversIndex: meta.ConfigurationIndex, installed: true}
 	if err := s.replace(r); err != nil {

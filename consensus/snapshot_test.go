@@ -123,7 +123,7 @@ func TestCrashWhileInstalling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		j, err := openJournal(filepath.Join(c.dir, id, "state"))
+		j, err := openDiary(filepath.Join(c.dir, id, "state"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestCrashWhileInstalling(t *testing.T) {
 		{"while the log is dropped", func(t *testing.T, c *cluster, id string) {
 			restore(t, c, id)
 			commit(t, c, id)
-			db, err := openLog(filepath.Join(c.dir, id, "raft"))
+			db, err := openJournaledLog(filepath.Join(c.dir, id, "raft"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestFailedRestoreIsTriedAgain(t *testing.T) {
 	old := c.nodes[lagging]
 	failures := 0
 	dir := filepath.Join(c.dir, lagging, "state")
-	c.wrapMachine = func(j *journal) {
+	c.wrapMachine = func(j *diary) {
 		if j.dir == dir {
 			j.beforeRestore = func() error {
 				if failures++; failures <= 2 {

@@ -51,12 +51,12 @@ func openStorage(cfg *Config, sm StateMachine, life *life) (s *storage, err erro
 	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
 		return nil, fmt.Errorf("make folder of the Raft log: %w", err)
 	}
-	for _, leftover := range []string{incomingFile, recordTemp, logTemp} {
+	for _, leftover := range []string{incomingFile, recordTemp, logTemp, journalTemp} {
 		if err := os.Remove(filepath.Join(cfg.Dir, leftover)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("delete leftover: %w", err)
 		}
 	}
-	db, err := openLog(cfg.Dir)
+	db, err := openJournaledLog(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +88,19 @@ func openStorage(cfg *Config, sm StateMachine, life *life) (s *storage, err erro
 		return nil, err
 	}
 	return s, nil
+}
+
+// openJournaledLog opens the log with its journal.
+func openJournaledLog(dir string) (*journaledLog, error) {
+	db, err := openLog(dir)
+	if err != nil {
+		return nil, err
+	}
+	log, err := openJournaled(dir, db)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return log, nil
 }
 
 // openLog opens the log's file. A new one is made under another name first:

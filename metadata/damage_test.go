@@ -17,9 +17,10 @@ func TestNoFlippedBitGoesUnseen(t *testing.T) {
 	h := makeHistory(t, 5, 300)
 	random := rand.New(rand.NewPCG(6, 0))
 	found := 0
+	whole := compacted(t, h.machine)
 	for range 300 {
 		var offset, bit int
-		dir := copyState(t, h.machine, func(content []byte) []byte {
+		dir := copyState(t, whole, func(content []byte) []byte {
 			offset, bit = random.IntN(len(content)), random.IntN(8)
 			content[offset] ^= 1 << bit
 			return content
@@ -33,11 +34,7 @@ func TestNoFlippedBitGoesUnseen(t *testing.T) {
 			continue
 		}
 		if err := m.Verify(); err == nil {
-			if index, _ := m.StateHash(); index == h.entries[len(h.entries)-2].Index {
-				found++ // the newer root was hit; the log says that the state is behind, see DESIGN.md
-			} else {
-				h.checkSame(t, m)
-			}
+			h.checkSame(t, m)
 		} else {
 			found++
 			if !errors.Is(err, ErrCorrupt) {
@@ -55,7 +52,7 @@ func TestNoFlippedBitGoesUnseen(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 300 flipped bits were in use", found)
-	if found < 10 { // most of the file is pages that are free
+	if found < 40 { // the rest is room at the end of pages
 		t.Errorf("only %d of 300 flipped bits were found", found)
 	}
 }

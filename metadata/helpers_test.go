@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/atollregistry/atoll/consensus"
 	"github.com/atollregistry/atoll/proto"
@@ -33,6 +34,7 @@ func openMachine(t testing.TB, dir string) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.anchorGrowth = 64 << 10
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
@@ -324,20 +326,38 @@ func formatField(field protoreflect.FieldDescriptor, value protoreflect.Value) s
 	}
 }
 
-// copyState copies the database of a machine that is not being written to, as a
-// crash would leave it, without the room that bbolt has made for growth. harm, if
+// compacted opens a copy of a machine's state without its free pages.
+func compacted(t testing.TB, m *Machine) *Machine {
+	t.Helper()
+	dir := t.TempDir()
+	db, err := bolt.Open(filepath.Join(dir, stateFile), 0o600, &bolt.Options{PageSize: pageBytes})
+	if err == nil {
+		err = errors.Join(bolt.Compact(db, m.db, 0), db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openMachine(t, dir)
+}
+
+// copyState copies the database of a machine that is not being written to, as it would be
+// closed, without the room that bbolt has made for growth. harm, if
 // given, changes it.
 func copyState(t testing.TB, from *Machine, harm func(content []byte) []byte) (to string) {
 	t.Helper()
 	to = t.TempDir()
 	var content []byte
-	err := from.view(func(v view) error {
-		file, err := os.Open(filepath.Join(from.cfg.Dir, stateFile))
+	err := from.applyAlone(func() error { // nor synced meanwhile
+		tx, err := from.beginWholeAlone()
 		if err != nil {
 			return err
 		}
-		content, err = io.ReadAll(io.LimitReader(file, v.tx.Size()))
-		return errors.Join(err, file.Close())
+		file, err := os.Open(filepath.Join(from.cfg.Dir, stateFile))
+		if err == nil {
+			content, err = io.ReadAll(io.LimitReader(file, tx.Size()))
+			err = errors.Join(err, file.Close())
+		}
+		return errors.Join(err, tx.Rollback())
 	})
 	if err != nil {
 		t.Fatal(err)

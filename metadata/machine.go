@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
@@ -41,6 +42,23 @@ type Machine struct {
 	// Restore or Close exchanges the database.
 	lock sync.RWMutex
 	db   *bolt.DB // nil once closed
+	// applying is held while a transaction is written, syncing while Sync is at work.
+	applying, syncing sync.Mutex
+	anchor            *anchor // guarded by syncing, but for Restore and Close
+	// pins keep what the anchor tells of: one, or none if there is no anchor. They are guarded by applying.
+	pins []*bolt.Tx
+	// anchorLimit is how large a database that has one may be, in bytes.
+	anchorLimit int64
+	// anchorGrowth is the constant, less in tests.
+	anchorGrowth int64
+	// tending says that soon is going to sync, hurried that it does so at once. Only Apply sets them.
+	tending atomic.Bool
+	hurried bool
+	soon    *time.Timer
+	// syncAfter is the constant, more in tests.
+	syncAfter time.Duration
+	// bytes is how large the database was when the last transaction began.
+	bytes int64
 
 	// failure is the first error after which the state may not be used. bbolt
 	// itself would carry on after a failed fdatasync, with pages that the kernel
@@ -67,27 +85,41 @@ var _ consensus.StateMachine = (*Machine)(nil)
 // takes does not depend on the size of the state. Errors: ErrLocked, ErrCorrupt.
 func OpenMachine(cfg MachineConfig) (*Machine, error) {
 	path := filepath.Join(cfg.Dir, stateFile)
-	if err := os.Remove(filepath.Join(cfg.Dir, incomingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open state: %w", err)
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := createDatabase(cfg.Dir); err != nil {
+	for _, leftover := range []string{incomingFile, anchorTemp} {
+		if err := os.Remove(filepath.Join(cfg.Dir, leftover)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("open state: %w", err)
 		}
 	}
-	db, err := openDatabase(path)
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = createDatabase(cfg.Dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	m := &Machine{cfg: cfg, db: db}
+	anchor, err := openAnchor(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	if err := anchor.returnTo(cfg.Dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("open state: %w", err), anchor.file.Close())
+	}
+	db, err := openDatabase(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open state: %w", err), anchor.file.Close())
+	}
+	m := &Machine{cfg: cfg, db: db, anchor: anchor, anchorLimit: mapBytes - anchorMargin, anchorGrowth: anchorGrowth, syncAfter: syncAfter}
 	if cfg.Verify {
 		err = viewDatabase(db, verifyAll)
 	}
 	if err == nil {
 		err = m.publish()
 	}
+	if err == nil {
+		err = m.moveAnchor(func() {})
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open state: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open state: %w", err), m.unpin(), db.Close(), anchor.file.Close())
 	}
 	return m, nil
 }
@@ -146,11 +178,12 @@ func (m *Machine) publish() error {
 // its commit.
 const transactionWork = 1 << 15
 
-// Apply carries out committed entries in log order, durably, in one transaction
+// Apply carries out committed entries in log order, in one transaction
 // unless they are much work, and returns one encoded proto.Result per entry; nil
 // for entries without data and for those that the state has seen already. An error
 // is final: the transaction was not carried out, and the machine can't be used any
-// more. What Applied covers is durable.
+// more. What was applied is durable after Sync; a crash before takes all back that was
+// applied since the last one.
 func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error) {
 	m.lock.RLock()
 	defer m.lock.RUnlock()
@@ -160,8 +193,10 @@ func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error)
 	results = make([][]byte, len(entries))
 	for done := 0; done < len(entries); {
 		applied, err := m.applySome(entries[done:], results[done:])
+		if err == nil {
+			err = m.tendAnchor()
+		}
 		if err != nil {
-			m.fail(err)
 			return nil, fmt.Errorf("apply after log index %d: %w", m.at.Load().logIndex, err)
 		}
 		done += applied
@@ -171,10 +206,20 @@ func (m *Machine) Apply(entries []consensus.Entry) (results [][]byte, err error)
 
 // applySome carries out entries in one transaction, and returns how many.
 func (m *Machine) applySome(entries []consensus.Entry, results [][]byte) (applied int, err error) {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	if err := m.usable(); err != nil {
+		return 0, err
+	}
+	defer func() { // before anybody syncs: see moveAnchor
+		if err != nil {
+			m.fail(err)
+		}
+	}()
 	c := &change{at: *m.at.Load(), policy: m.access.policy.Load()}
 	err = guard(func() error {
 		return m.db.Update(func(tx *bolt.Tx) error {
-			c.tx = tx
+			c.tx, m.bytes = tx, tx.Size()
 			applied, err = c.applyAll(entries, results)
 			return err
 		})
@@ -226,7 +271,7 @@ func (m *Machine) Check(command []byte) error {
 	return err
 }
 
-// Applied returns the log index and term of the last entry in the durable state.
+// Applied returns the log index and term of the last entry in the state.
 func (m *Machine) Applied() (logIndex, term uint64) {
 	at := m.at.Load()
 	return at.logIndex, at.term
@@ -248,20 +293,42 @@ func (m *Machine) StateHash() (logIndex uint64, hash []byte) {
 
 // view reads the state as it is now. Damage found in it ends the node.
 func (m *Machine) view(read func(view) error) error {
-	err := m.viewLocked(read)
+	return m.reading(func() error { return viewDatabase(m.db, read) })
+}
+
+// viewWhole is view of a state that lists its free pages, as one has to that another process is going to open.
+func (m *Machine) viewWhole(read func(view) error) error {
+	return m.reading(func() error {
+		return guard(func() (err error) {
+			var tx *bolt.Tx
+			if err := m.applyAlone(func() error {
+				tx, err = m.beginWholeAlone()
+				return err
+			}); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, tx.Rollback()) }()
+			return read(view{tx})
+		})
+	})
+}
+
+// reading runs read while the database is not exchanged.
+func (m *Machine) reading(read func() error) error {
+	err := m.readingLocked(read)
 	if errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrClosed) && m.cfg.Fatal != nil {
 		m.fatalOnce.Do(func() { m.cfg.Fatal(err) }) // without the lock: it may close the machine
 	}
 	return err
 }
 
-func (m *Machine) viewLocked(read func(view) error) error {
+func (m *Machine) readingLocked(read func() error) error {
 	m.lock.RLock()
 	defer m.lock.RUnlock()
 	if err := m.usable(); err != nil {
 		return err
 	}
-	err := viewDatabase(m.db, read)
+	err := read()
 	if errors.Is(err, ErrCorrupt) {
 		m.fail(err)
 	}
@@ -281,7 +348,7 @@ func (m *Machine) usable() error {
 
 func (m *Machine) fail(err error) { m.failure.CompareAndSwap(nil, &err) }
 
-// Close closes the database once running reads have ended. It is safe to call
+// Close has everything on the disk and closes the database, once running reads have ended. It is safe to call
 // twice.
 func (m *Machine) Close() error {
 	m.lock.Lock()
@@ -289,9 +356,16 @@ func (m *Machine) Close() error {
 	if m.db == nil {
 		return nil
 	}
-	db := m.db
+	if m.soon != nil {
+		m.soon.Stop()
+	}
+	var err error
+	if m.failure.Load() == nil {
+		err = m.dropAnchor()
+	}
+	err = errors.Join(err, m.unpin(), m.db.Close(), m.anchor.file.Close())
 	m.db = nil
-	if err := db.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("close state: %w", err)
 	}
 	return nil

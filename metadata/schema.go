@@ -23,8 +23,9 @@ const (
 )
 
 const (
-	// formatVersion is of buckets, keys and value seals.
-	formatVersion = 6
+	// formatVersion is of buckets, keys and value seals, and of what has to be known to open the database
+	// (anchor.go) and the log that belongs to it (consensus/journal.go).
+	formatVersion = 7
 	// mapBytes is the address space set aside for the database. While the file is
 	// smaller, growing it does not have to wait for readers.
 	mapBytes = min(16<<30, math.MaxInt>>1)
@@ -169,7 +170,7 @@ func openDatabase(path string) (db *bolt.DB, err error) {
 			// tree at start, which takes longer the more there is.
 			NoFreelistSync: false,
 			FreelistType:   bolt.FreelistMapType,
-			// Every commit is durable when Apply returns.
+			// An anchor changes this, and the list of free pages: see Machine.moveAnchor.
 			NoSync:          false,
 			NoGrowSync:      false,
 			InitialMmapSize: mapBytes,
@@ -235,6 +236,10 @@ func checkDatabase(db *bolt.DB) error {
 // process without a word. Behind a page that is mapped there is only the map.
 func createDatabase(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	// An anchor of a database that is gone is none of the new one's.
+	if err := createAnchor(dir); err != nil {
 		return err
 	}
 	incoming := filepath.Join(dir, incomingFile)

@@ -86,7 +86,7 @@ func (m *Machine) Snapshot() (state io.ReadCloser, size int64, logIndex uint64, 
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, 0, 0, err
 	}
-	if err := m.view(func(v view) error {
+	if err := m.viewWhole(func(v view) error {
 		at, err := v.position()
 		if err != nil {
 			return err
@@ -216,6 +216,11 @@ func (m *Machine) exchange(db *bolt.DB) error {
 	if err := m.usable(); err != nil {
 		return errors.Join(err, db.Close())
 	}
+	// What is anchored is the file that goes: an anchor must not be there when another has its name.
+	if err := m.dropAnchor(); err != nil {
+		m.fail(err)
+		return errors.Join(err, db.Close())
+	}
 	if err := os.Rename(filepath.Join(m.cfg.Dir, incomingFile), filepath.Join(m.cfg.Dir, stateFile)); err != nil {
 		return errors.Join(err, db.Close())
 	}
@@ -226,6 +231,9 @@ func (m *Machine) exchange(db *bolt.DB) error {
 	err := errors.Join(syncDir(m.cfg.Dir), old.Close())
 	if err == nil {
 		err = m.publish()
+	}
+	if err == nil {
+		err = m.moveAnchor(func() {})
 	}
 	if err != nil {
 		m.fail(err)

@@ -77,7 +77,7 @@ func NewStore(m *Machine, log Log, cfg StoreConfig) *Store {
 		field  *time.Duration
 		preset time.Duration
 	}{
-		{&cfg.WriteTimeout, 10 * time.Second},
+		{&cfg.WriteTimeout, 20 * time.Second},
 		{&cfg.ReadTimeout, 10 * time.Second},
 		{&cfg.LocalReadAfter, 2 * time.Second},
 		{&cfg.UploadTTL, 24 * time.Hour},

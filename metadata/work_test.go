@@ -19,6 +19,8 @@ func workOf(t testing.TB, log *localLog, command *proto.Command) (dropped, work 
 	t.Helper()
 	log.last++
 	command.RequestId = requestID(log.last)
+	log.machine.applying.Lock()
+	defer log.machine.applying.Unlock()
 	c := &change{at: *log.machine.at.Load()}
 	err := log.machine.db.Update(func(tx *bolt.Tx) error {
 		c.tx = tx
@@ -182,6 +184,7 @@ func TestLargeBatchIsSplit(t *testing.T) {
 	t.Parallel()
 	_, one := openStore(t, StoreConfig{})
 	_, batched := openStore(t, StoreConfig{})
+	still(batched.machine) // to sync is a transaction, too
 	var batch []consensus.Entry
 	for i := range transactionWork / (MaxInlineManifest >> 10) * 3 / 2 {
 		put := putOf("app", strings.Repeat(fmt.Sprintf("%08d", i), MaxInlineManifest/8), "latest")

@@ -274,7 +274,7 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 	if err != nil {
 		return err
 	}
-	p.closers = append(p.closers, p.machine.Close)
+	p.closers = append(p.closers, p.closeMachine)
 	if err := p.openGate(); err != nil {
 		return err
 	}
@@ -298,6 +298,18 @@ func (p *parts) openMetadata(n *Node, identity *clusterTLS) (err error) {
 		AvailableReads: p.cfg.Reads == ReadsAvailable,
 	})
 	return nil
+}
+
+// closeMachine closes the state, unless the disk hangs: it then goes back to its last sync at the next start.
+func (p *parts) closeMachine() error {
+	closed := make(chan error, 1)
+	go func() { closed <- p.machine.Close() }() // ends with the disk's answer
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(p.cfg.ShutdownTimeout):
+		return fmt.Errorf("close state: the disk has not answered for %s", p.cfg.ShutdownTimeout)
+	}
 }
 
 // notePublished is told by the state machine, which it must not hold up.

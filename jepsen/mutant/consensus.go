@@ -7,24 +7,28 @@ func brokenConsensus() []Mutant {
 }
 
 func brokenWrites() []Mutant {
-	logNoSync := Patch{File: "consensus/storage.go",
-		Old: "\t\tPath: path,\n\t\tBoltOptions", New: "\t\tPath:   path,\n\t\tNoSync: true,\n\t\tBoltOptions"}
+	logNoSync := []Patch{{
+		File: "consensus/storage.go", Old: "\t\tPath: path,\n\t\tBoltOptions", New: "\t\tPath:   path,\n\t\tNoSync: true,\n\t\tBoltOptions",
+	}, {
+		File: "consensus/journal.go", Old: "\tif err := datasync(j.file); err != nil {\n\t\treturn err\n\t}\n", New: "",
+	}}
 	return []Mutant{{
 		Name:      "log-no-fsync",
 		Breaks:    "entries, terms and votes are acknowledged before they are on disk",
-		Patches:   []Patch{logNoSync},
+		Patches:   logNoSync,
 		Workloads: []string{"register", "images"},
 		Nemesis:   "power-all",
-		Catches: "a node that does not come back: its log ends before its state, which has been synced, and it refuses to start; " +
-			"lost, if a majority forgets entries that it had not applied",
+		Catches: "lost, not linearizable: a majority forgets the last entries, and so does the state, which was synced before them; " +
+			"or a node that does not come back, since it finds its log damaged",
 	}, {
 		Name:   "metadata-no-fsync",
 		Breaks: "neither the log nor the state is on disk when a write is acknowledged",
-		Patches: []Patch{logNoSync, {File: "metadata/schema.go",
-			Old: "NoSync:          false,", New: "NoSync:          true,"}},
+		Patches: append(logNoSync, Patch{
+			File: "metadata/anchor.go", Old: "\terr = m.db.Sync()\n\t// Apply may", New: "\t// Apply may",
+		}),
 		Workloads: []string{"register", "images"},
 		Nemesis:   "power-all",
-		Catches:   "lost, not linearizable; or a node that does not come back, since a bbolt file that was half written is damaged",
+		Catches:   "lost, not linearizable; or a node that does not come back, since what its anchor tells of is damaged",
 	}, {
 		Name:   "ack-lost-lead",
 		Breaks: "a leader that is deposed answers that the commands under way were carried out",

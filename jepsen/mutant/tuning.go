@@ -32,9 +32,9 @@ func Tuning() []Patch {
 
 		// The log is cut all the time, and a node that was away for some seconds gets a
 		// snapshot.
-		set(raft, "SnapshotInterval:  4 * time.Second,", "SnapshotInterval:  3 * time.Second,"),
-		set(raft, "SnapshotThreshold: 8192,", "SnapshotThreshold: 500,"),
-		set(raft, "TrailingLogs:      10240,", "TrailingLogs:      200,"),
+		set(raft, "SnapshotInterval:  time.Second,", "SnapshotInterval:  3 * time.Second,"),
+		set(raft, "SnapshotThreshold: 4096,", "SnapshotThreshold: 500,"),
+		set(raft, "TrailingLogs:      4096,", "TrailingLogs:      200,"),
 		// Votes go to new nodes, and from dead ones, within the run.
 		set(raft, "StabilizationTime: 10 * time.Second,", "StabilizationTime: 3 * time.Second,"),
 		set(raft, "ReplaceVoterAfter: 60 * time.Second,", "ReplaceVoterAfter: 20 * time.Second,"),
