@@ -15,6 +15,9 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // testTimeout is how long a test waits for anything.
@@ -54,6 +57,7 @@ type testNode struct {
 	machine *diary
 	network *endpoint
 	server  *grpc.Server
+	group   func() string // what it says of its group, and wants to hear
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
@@ -123,15 +127,23 @@ func (c *cluster) open(id string) (*testNode, error) {
 	c.network.mu.Lock()
 	c.network.nodes[n.address] = testAddress{id: id, grpc: services.Addr().String()}
 	c.network.mu.Unlock()
-	n.network = &endpoint{id: id, network: c.network, listener: listener, conns: make(map[string]*grpc.ClientConn)}
 	cfg := c.config(id)
+	if n.group = cfg.GroupID; n.group == nil {
+		n.group = func() string { return "" }
+	}
+	n.network = &endpoint{id: id, group: n.group, network: c.network, listener: listener, conns: make(map[string]*grpc.ClientConn)}
 	cfg.Address, cfg.Fatal = n.address, n.fatal
 	if n.Replica, err = Open(cfg, machine, n.network); err != nil {
 		n.network.close()
 		services.Close()
 		return nil, errors.Join(err, machine.Close())
 	}
-	n.server = grpc.NewServer()
+	n.server = grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if own, callers := n.group(), metadata.ValueFromIncomingContext(ctx, "group"); !slices.Equal(callers, []string{own}) {
+			return nil, status.Errorf(codes.PermissionDenied, "the caller is of group %q, this node of %q", callers, own)
+		}
+		return next(ctx, request)
+	}))
 	n.Register(n.server)
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel

@@ -120,6 +120,7 @@ type Replica struct {
 	proposals chan struct{}
 	// groupCommit is how they get to Raft.
 	groupCommit *groupCommit
+	notices     *notices
 	// membership is held by whoever changes the configuration.
 	membership chan struct{}
 	handover   handover
@@ -159,6 +160,7 @@ func Open(cfg Config, sm StateMachine, network Network) (r *Replica, err error) 
 		if r.raft != nil {
 			r.raft.Shutdown() // it fails on what it reads at its start
 		}
+		r.life.end() // and with it what hands messages to Raft
 		_ = r.streams.Close()
 		return nil, errors.Join(err, r.storage.disk.Close())
 	}
@@ -175,6 +177,9 @@ func (r *Replica) start(sm StateMachine) error {
 	snapshots.installing.Store(true) // as far as is known; the first entry tells
 	machine := &fsm{sm: sm, applied: r.applied, snapshots: snapshots, logs: s.cache, life: r.life}
 	transport := newTransport(&r.cfg, r.streams)
+	r.notices = newNotices(s.logs, transport.inbox, r.life.over)
+	s.logs.stored = r.notices.stored
+	go transport.forward(r.life.over)
 	// The library panics on an entry that it can't read at the start.
 	err := unlessFailed(r.life, func() (err error) {
 		r.raft, err = raft.NewRaft(r.cfg.raft(), machine, s.cache, s.stable, snapshots, transport)
@@ -185,6 +190,7 @@ func (r *Replica) start(sm StateMachine) error {
 		return fmt.Errorf("start Raft: %w", err)
 	}
 	r.groupCommit = newGroupCommit(r.raft)
+	go r.notices.run(r.raft) // ends with the replica
 	r.watchElections()
 	return r.life.arm(func() {
 		r.raft.Shutdown()

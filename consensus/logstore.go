@@ -59,6 +59,8 @@ type logStore struct {
 	held atomic.Int32
 	// record is the snapshot record, nil if there is none.
 	record atomic.Pointer[record]
+	// stored, if not nil, is called when entries were appended.
+	stored func()
 }
 
 // IsMonotonic tells Raft that this log can't have a gap, so that it drops what
@@ -91,6 +93,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		sealed[i] = &entry
 	}
 	s.disk.write("append to the Raft log", func() error { return s.disk.StoreLogs(sealed) })
+	if s.stored != nil {
+		s.stored()
+	}
 	return nil
 }
 

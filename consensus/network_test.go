@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 )
 
 // testNetwork is the wires between the nodes of a test: real TCP, with cuts that
@@ -195,6 +196,7 @@ func (w *wire) Close() error {
 // endpoint is one node's Network.
 type endpoint struct {
 	id       string
+	group    func() string
 	network  *testNetwork
 	listener net.Listener
 
@@ -228,6 +230,9 @@ func (e *endpoint) Conn(address string) (grpc.ClientConnInterface, error) {
 			return e.network.dial(ctx, e.id, to.id, to.grpc)
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return invoke(metadata.AppendToOutgoingContext(ctx, "group", e.group()), method, request, reply, conn, opts...)
+		}),
 	)
 	if err == nil {
 		e.conns[address] = conn

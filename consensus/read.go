@@ -66,6 +66,7 @@ func (r *Replica) fetchIndex(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask leader %s for read index: %w", id, err)
 	}
+	r.notices.note(notice{leader: raft.ServerID(id), address: raft.ServerAddress(address), term: response.Term, index: response.Index})
 	return response.Index, nil
 }
 

@@ -38,15 +38,19 @@ func (s *service) Propose(ctx context.Context, request *proto.ProposeRequest) (*
 // ReadIndex proves that this node leads and returns its commit index.
 func (s *service) ReadIndex(ctx context.Context, request *proto.ReadIndexRequest) (*proto.ReadIndexResponse, error) {
 	if index := s.replica.witnessedIndex(request.NodeId, request.Term); index > 0 {
-		return &proto.ReadIndexResponse{Index: index}, nil
+		return &proto.ReadIndexResponse{Index: index, Term: request.Term}, nil
 	}
+	term, _ := s.replica.lead.get()
 	ctx, cancel := context.WithTimeout(ctx, s.replica.cfg.ConfirmTimeout)
 	defer cancel()
 	index, err := s.replica.leaderReads.join(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &proto.ReadIndexResponse{Index: index}, nil
+	if !s.replica.leads(term) {
+		term = 0 // It may have led in another one when the index was taken.
+	}
+	return &proto.ReadIndexResponse{Index: index, Term: term}, nil
 }
 
 // ConfirmTerm returns this node's term. Raft has it on disk before it acts on it.

@@ -39,6 +39,8 @@ const (
 // acknowledged: its vote must not count as the old one's.
 type transport struct {
 	*raft.NetworkTransport
+	// inbox is what Raft gets: what comes from other nodes, and from notices.
+	inbox chan raft.RPC
 }
 
 var _ raft.WithPreVote = transport{}
@@ -91,7 +93,27 @@ func newTransport(cfg *Config, streams *streams) transport {
 		MsgpackUseNewTimeFormat: true,
 	})
 	library.TimeoutScale = snapshotBytesPerTimeout
-	return transport{library}
+	return transport{library, make(chan raft.RPC)}
+}
+
+// Consumer implements raft.Transport.
+func (t transport) Consumer() <-chan raft.RPC { return t.inbox }
+
+// forward hands on what comes from other nodes until the replica is over.
+func (t transport) forward(over <-chan struct{}) {
+	from := t.NetworkTransport.Consumer()
+	for {
+		select {
+		case message := <-from:
+			select {
+			case t.inbox <- message:
+			case <-over:
+				return
+			}
+		case <-over:
+			return
+		}
+	}
 }
 
 // streams carries Raft's messages over a Network. It knows all connections, so
