@@ -31,8 +31,10 @@ type StoreConfig struct {
 	Logger zerolog.Logger
 	// Now is the clock that commands are stamped with. Default time.Now.
 	Now func() time.Time
-	// WriteTimeout bounds one write with all its retries. Default 10 s, so that
-	// clients do not see an election.
+	// WriteTimeout bounds one write with all its retries. Default 20 s, so that clients
+	// do not see an election, nor two. While there is no leader a write that
+	// is not in the log is given up after the log's own bound; what takes longer is one whose outcome is unknown: to give that up
+	// costs a client its push.
 	WriteTimeout time.Duration
 	// ReadTimeout bounds the wait for the read index. Default 10 s.
 	ReadTimeout time.Duration
