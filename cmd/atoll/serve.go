@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,8 @@ over the file. A name that is not known is an error.`,
 			if err != nil {
 				return err
 			}
+			floor := keepHeapFloor()
+			defer runtime.KeepAlive(floor)
 			return n.Run(cmd.Context())
 		},
 	}
