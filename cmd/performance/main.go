@@ -25,6 +25,7 @@ func main() {
 	sysmon.Quiet() // The client takes as little from the servers as it can.
 	// Servers are tied to the thread that starts them (see startProcess): this one, for good.
 	runtime.LockOSThread()
+	sysmon.Usual() // They are to run as they come; atoll's nodes see to themselves.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends this process at once, and the kernel ends the servers.
 	context.AfterFunc(ctx, stop)

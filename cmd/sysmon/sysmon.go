@@ -9,6 +9,10 @@
 // The runtime has no setting for that, but one on which it depends: with schedtrace the
 // monitor never sleeps deeply, and so is not woken, but comes round every 10 ms while there is nothing for it to do.
 //
+// And where it looks every 20 µs it sleeps longer than that: the kernel may wake a thread later than it asked for, by
+// the thread's timer slack (prctl(2), PR_SET_TIMERSLACK), which is 50 µs by default and here 1 ms. A server that writes files
+// and syncs them gives the monitor something to find all the time.
+//
 // What that costs:
 //
 //   - The setting has a line written to stderr whenever the clock, which begins with the machine's start, has gone so
@@ -18,6 +22,8 @@
 //     that run for long, or wait in system calls while no other processor is free. When it found some of these, it looks every 20 µs
 //     again for a while. With a single processor each wait for the disk could hold up everything else that long,
 //     so there all stays as it is.
+//   - All timers of the process may be late by 1 ms, and so may be the naps of 3 µs that the runtime takes before one thread takes
+//     another's work.
 package sysmon
 
 import (
@@ -47,6 +53,8 @@ func Quiet() {
 	if settings != "" {
 		settings += ","
 	}
+	undo := slacken()
+	defer undo()
 	environ := append(Without(os.Environ()), variable+"="+settings+setting)
 	_ = syscall.Exec(executable, os.Args, environ) // It returns if it can't.
 }
