@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(dropFolders))
 }
 
 const (
@@ -100,7 +100,7 @@ func startCluster(t testing.TB, count int, change func(*Config)) *testCluster {
 			cluster: c, id: fmt.Sprintf("node-%d", i), cfg: testConfig(),
 			suspects: make(map[string]error), conns: make(map[string]*grpc.ClientConn),
 		}
-		n.cfg.Dir = filepath.Join(t.TempDir(), "shards")
+		n.cfg.Dir = newShardsDir(t)
 		if change != nil {
 			change(&n.cfg)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +29,7 @@ func (d dialerCluster) Dial(ctx context.Context, _ string) (net.Conn, error) { r
 
 // TestFewDialsAtOnce: a node breaks connections of a host that opens too many at once.
 func TestFewDialsAtOnce(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	shard := newShardContent(t, 1, 16, 40)
 	if _, err := shard.write(s.disk); err != nil {
 		t.Fatal(err)
@@ -102,7 +103,7 @@ func (p *links) prolong(t *testing.T, node string) {
 
 // TestIdleLinksAreClosed: also when no call comes any more.
 func TestIdleLinksAreClosed(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 16, 40)
 	if _, err := send(t, links, testServerID, shard.header, shard.messages(16)...); err != nil {
@@ -121,7 +122,7 @@ func TestIdleLinksAreClosed(t *testing.T) {
 
 // TestStoppedWriter: a writer that says nothing for long, as one does whose process was stopped, keeps no place, wherever it has got.
 func TestStoppedWriter(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s.server.writerTimeout = 300 * time.Millisecond
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 16, 40)
@@ -152,7 +153,7 @@ func TestStoppedWriter(t *testing.T) {
 
 // TestPatientWriter: one that says now and then that it is there keeps its place.
 func TestPatientWriter(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s.server.writerTimeout = 4 * time.Second
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 16, 40)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -169,7 +170,7 @@ func (s *shardContent) checkRemote(ctx context.Context, links *links, first, cel
 }
 
 func TestServerTakesAndGives(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	for i, size := range []int{1, 1000, 256 << 10, 3<<20 + 1} {
 		shard := newShardContent(t, byte(i), 256<<10, size)
@@ -193,7 +194,7 @@ func TestServerTakesAndGives(t *testing.T) {
 
 // TestServerTakesOneMessage: a small shard comes in a single message.
 func TestServerTakesOneMessage(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	shard := newShardContent(t, 1, 256<<10, 700)
 	if _, err := send(t, s.connect(t), testServerID, shard.header, shardMessage{data: shard.data, trailer: shard.trailer()}); err != nil {
 		t.Fatal(err)
@@ -204,7 +205,7 @@ func TestServerTakesOneMessage(t *testing.T) {
 }
 
 func TestServerRefusesShards(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 16, 40)
 	all := shard.messages(16)
@@ -245,7 +246,7 @@ var errUnavailable = errors.New("unavailable")
 
 // TestServerEndsNonsense: who speaks no such protocol is cut off, and leaves nothing behind.
 func TestServerEndsNonsense(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	shard := newShardContent(t, 1, 16, 40)
 	encode := func(head pb.Message, bulk ...[]byte) []byte {
 		var out bytes.Buffer
@@ -301,7 +302,7 @@ type bufferConn struct {
 func (b bufferConn) Write(p []byte) (int, error) { return b.Writer.Write(p) }
 
 func TestServerRefusesReads(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 256<<10, 2<<20)
 	if _, err := shard.write(s.disk); err != nil {
@@ -361,7 +362,7 @@ func TestServerDropsAbandonedShards(t *testing.T) {
 
 // TestServerSaysNoSpace: a full disk is not taken for a dead node, however much is still on its way to it.
 func TestServerSaysNoSpace(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s.disk.calls.space = func(string) (uint64, uint64, error) { return 1 << 17, 1 << 30, nil }
 	shard := newShardContent(t, 1, 256<<10, 32<<20)
 	if _, err := send(t, s.connect(t), testServerID, shard.header, shard.messages(2<<20)...); !errors.Is(err, ErrNoSpace) {
@@ -422,7 +423,7 @@ func (s *testServer) busy() (calls int) {
 // TestLinksAreKept: calls one after the other need one connection, which is not used when it is old, and a new one when the
 // server has gone meanwhile.
 func TestLinksAreKept(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	shard := newShardContent(t, 1, 16, 40)
 	dials := 0
 	end := s.serveAgain(t)
@@ -480,7 +481,7 @@ func (s *testServer) serveAgain(t testing.TB) (end func()) {
 
 // TestShutdown: links without a call end at once, others with their call, and all when time is over.
 func TestShutdown(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	shard := newShardContent(t, 1, 256<<10, 2<<20)
 	begin := func() *shardCall {
@@ -535,7 +536,7 @@ func TestShutdown(t *testing.T) {
 
 // TestServerUnderLoad writes and reads many shards at once.
 func TestServerUnderLoad(t *testing.T) {
-	s := startTestServer(t, diskConfig(t.TempDir()))
+	s := startTestServer(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	links := s.connect(t)
 	var all sync.WaitGroup
 	for worker := range 16 {

@@ -13,7 +13,7 @@ import (
 )
 
 func TestDiskReadsWhatWasWritten(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	for i, size := range []int{1, 15, 16, 17, 160, 1000, 40 << 10, 33 << 20} {
 		cell := 16
 		if size > 1<<20 {
@@ -44,7 +44,7 @@ func TestDiskReadsWhatWasWritten(t *testing.T) {
 }
 
 func TestReadCellsRefuses(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s := newShardContent(t, 1, 16, 40)
 	if _, err := s.write(d); err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestReadCellsRefuses(t *testing.T) {
 // TestDiskReplacesAShard: a rebuilt shard takes the place of a rotten one at once,
 // though the old file was open.
 func TestDiskReplacesAShard(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s := newShardContent(t, 1, 16, 40)
 	if _, err := s.write(d); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestDiskReplacesAShard(t *testing.T) {
 
 // TestReadCellsFindsACutFile cuts a file that is open.
 func TestReadCellsFindsACutFile(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	s := newShardContent(t, 1, 16, 40)
 	if _, err := s.write(d); err != nil {
 		t.Fatal(err)

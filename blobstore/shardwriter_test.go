@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -16,7 +17,7 @@ import (
 
 // TestShardWriterTakesAnyPieces: pieces end where the network ended them.
 func TestShardWriterTakesAnyPieces(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	random := rand.New(rand.NewPCG(1, 1))
 	for i := range 20 {
 		s := newShardContent(t, byte(i), 1+random.IntN(300), 50000)
@@ -64,7 +65,7 @@ func TestCommitRefusesOtherBytes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			d := openTestDisk(t, diskConfig(t.TempDir()))
+			d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 			s := newShardContent(t, 1, 16, 40)
 			trailer := test.change(s)
 			w, err := d.Create(s.header)
@@ -154,7 +155,7 @@ func (f *faultyCall) inject(d *Disk) {
 // TestCommitOrder: contents before name before folder, and no more calls than
 // that.
 func TestCommitOrder(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	faults := &faultyCall{failAt: -1}
 	faults.inject(d)
 	small := newShardContent(t, 1, 16, 40)
@@ -190,7 +191,7 @@ func TestEveryCallMayFail(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.fault.Error(), func(t *testing.T) {
 			for failAt := 0; ; failAt++ {
-				d := openTestDisk(t, diskConfig(t.TempDir()))
+				d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 				d.writeBehind = 1 << 20
 				faults := &faultyCall{failAt: failAt, fault: test.fault}
 				faults.inject(d)
@@ -230,7 +231,7 @@ func TestEveryCallMayFail(t *testing.T) {
 }
 
 func TestDiskBlamesTheRightOne(t *testing.T) {
-	d := openTestDisk(t, diskConfig(t.TempDir()))
+	d := openTestDisk(t, diskConfig(filepath.Dir(newShardsDir(t))))
 	for fault, want := range map[error]error{
 		syscall.EIO: ErrDisk, syscall.EROFS: ErrDisk, syscall.ENXIO: ErrDisk, fs.ErrClosed: ErrDisk,
 		syscall.ENOSPC: ErrNoSpace, syscall.EDQUOT: ErrNoSpace, syscall.EMFILE: ErrBusy, syscall.ENFILE: ErrBusy,

@@ -25,7 +25,7 @@ func eventually(t *testing.T, within time.Duration, what string, condition func(
 }
 
 // pollInterval is how often eventually looks.
-const pollInterval = 20 * time.Millisecond
+const pollInterval = 100 * time.Millisecond
 
 func runCommand(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()

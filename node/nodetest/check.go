@@ -22,7 +22,7 @@ const (
 	settleTimeout = 60 * time.Second
 	// checkSweepInterval makes the sweep of the closing checks quick. Nothing is
 	// being written then, so that it needs no grace.
-	checkSweepInterval = 100 * time.Millisecond
+	checkSweepInterval = 500 * time.Millisecond
 )
 
 // Check ends every test: all nodes run, have all shards that they should, the same

@@ -29,7 +29,7 @@ const (
 	// FormTimeout bounds the forming of a cluster on a slow machine.
 	FormTimeout = 60 * time.Second
 	// pollInterval is the pause between two looks at a condition.
-	pollInterval = 20 * time.Millisecond
+	pollInterval = 100 * time.Millisecond
 )
 
 // Cluster is a cluster of in-process nodes.
