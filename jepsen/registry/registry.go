@@ -118,10 +118,14 @@ func (c *Client) Do(ctx context.Context, method, url string, body []byte, header
 		return nil, err
 	}
 	defer resp.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	reply := &Reply{Status: resp.StatusCode, Header: resp.Header, Body: content}
+	var content bytes.Buffer
+	if method != http.MethodHead { // room for all of it at once
+		content.Grow(int(min(max(resp.ContentLength, 0), maxReply)) + bytes.MinRead)
+	}
+	_, err = content.ReadFrom(io.LimitReader(resp.Body, maxReply))
+	reply := &Reply{Status: resp.StatusCode, Header: resp.Header, Body: content.Bytes()}
 	if err != nil {
-		return reply, fmt.Errorf("%w after %d bytes: %w", ErrCutOff, len(content), err)
+		return reply, fmt.Errorf("%w after %d bytes: %w", ErrCutOff, content.Len(), err)
 	}
 	return reply, nil
 }

@@ -1,9 +1,9 @@
 package workload
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -85,11 +85,12 @@ func (f *fake) setFault(fault func(c fakeCall) *fakeReply) {
 }
 
 func (f *fake) serve(node int, w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
+	var body bytes.Buffer
+	body.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead)
+	if _, err := body.ReadFrom(r.Body); err != nil {
 		return
 	}
-	reply := f.answer(fakeCall{node: node, method: r.Method, url: r.URL, header: r.Header.Clone(), body: body})
+	reply := f.answer(fakeCall{node: node, method: r.Method, url: r.URL, header: r.Header.Clone(), body: body.Bytes()})
 	if reply.status == 0 {
 		panic(http.ErrAbortHandler)
 	}
