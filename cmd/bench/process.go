@@ -140,6 +140,11 @@ type memory struct {
 	now, high, largest, own int64
 }
 
+// most is the most of two looks.
+func (m memory) most(other memory) memory {
+	return memory{now: max(m.now, other.now), high: max(m.high, other.high), largest: max(m.largest, other.largest), own: max(m.own, other.own)}
+}
+
 // memory looks at all of them.
 func (p processes) memory() (sum memory, err error) {
 	for _, pid := range p.pids {
@@ -151,6 +156,7 @@ func (p processes) memory() (sum memory, err error) {
 		if err != nil {
 			return memory{}, fmt.Errorf("measure process %d: %w", pid, err)
 		}
+		one.high = max(one.high, one.now) // The kernel's counts are not to the page.
 		sum = memory{now: sum.now + one.now, high: sum.high + one.high, largest: max(sum.largest, one.high), own: max(sum.own, one.own)}
 	}
 	return sum, nil
@@ -213,7 +219,7 @@ func (p processes) watchMemory(ctx context.Context) (peak memory) {
 		if err != nil {
 			return peak // stop meets the same error and returns it
 		}
-		peak.now, peak.own = max(peak.now, seen.now), max(peak.own, seen.own)
+		peak = peak.most(seen)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -237,8 +243,8 @@ func (m *meter) stop() (*Usage, error) {
 	if err != nil {
 		return nil, err
 	}
+	peak = peak.most(seen)
 	return &Usage{
-		CPUSeconds: after - m.before, PeakBytes: max(peak.now, seen.now), HighBytes: seen.high,
-		LargestBytes: seen.largest, OwnBytes: max(peak.own, seen.own),
+		CPUSeconds: after - m.before, PeakBytes: peak.now, HighBytes: peak.high, LargestBytes: peak.largest, OwnBytes: peak.own,
 	}, nil
 }
