@@ -28,8 +28,9 @@ func atOnce(n int, work func(i int) error) []error {
 // Many clients at once share the memory that a node has for stripes. Some push the
 // same blob on several nodes, into one repository or several.
 func TestManyClientsAtOnce(t *testing.T) {
-	const uploads, pulls, size = 200, 500, 300 << 10
-	c := Start(t, 3)
+	const uploads, pulls, size = 48, 150, 300 << 10
+	// Less memory than all of them want, and no more of them than two cores can serve under the race detector before nodes seem to be stuck.
+	c := Start(t, 3, func(cfg *node.Config) { cfg.Limits.BufferBytes = 16 << 20 })
 	for _, err := range atOnce(uploads, func(i int) error {
 		_, err := c.PushBlob(fmt.Sprintf("r%d", i%7), Bytes(uint64(i/8), size), c.Members[i%3], c.Members[(i+1)%3])
 		return err
