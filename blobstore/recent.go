@@ -18,8 +18,8 @@ const (
 	recentOfShard = 16 << 20
 )
 
-// recent has the kernel forget large shards some time after they were written, the oldest first; what is read
-// from then on it keeps as it thinks best. Bytes that go by once would drive out what is needed again, and
+// recent has the kernel forget large shards some time after they were written, the oldest first; for what is read
+// from then on see passage. Bytes that go by once would drive out what is needed again, and
 // memory that is used again and again costs less than such that is new: a virtual machine gets that from its host
 // page by page, which took half of the processor time of a push.
 type recent struct {

@@ -56,7 +56,7 @@ func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if err := readFull(shard.file, data, shard.layout.cellOffset(int(first))); err != nil {
+	if err := shard.read(data, shard.layout.cellOffset(int(first))); err != nil {
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
@@ -85,11 +85,23 @@ type openShard struct {
 	file      *os.File
 	layout    layout
 	checksums []uint32
+	passage   passage
 	// checked is when it was last read through, and sound; nil if it was not since it was opened.
 	checked atomic.Pointer[time.Time]
 	// users counts the reads under way, and the cache if it holds the shard. At 0
 	// the file is closed. Guarded by the cache's lock.
 	users int
+}
+
+// read reads exactly buf.
+func (s *openShard) read(buf []byte, offset int64) error {
+	size := s.layout.shardBytes()
+	s.passage.begin(s.file, size, offset, len(buf))
+	if err := readFull(s.file, buf, offset); err != nil {
+		return err
+	}
+	s.passage.end(s.file, size, offset, len(buf))
+	return nil
 }
 
 // close is called when nobody reads any more.

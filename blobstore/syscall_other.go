@@ -34,3 +34,6 @@ func fileSystemSpace(dir string) (free, total uint64, err error) {
 	}
 	return uint64(stat.Bavail) * uint64(stat.Bsize), uint64(stat.Blocks) * uint64(stat.Bsize), nil
 }
+
+// isCold can't be told here.
+func isCold(*os.File, int64, int) bool { return false }
