@@ -34,6 +34,9 @@ type extentSource struct {
 	// hasty says that holders that are away are not waited for: the reader itself is
 	// tried again.
 	hasty bool
+	// order is that of shards that are equally good: random, which spreads the load, but the same for all groups, so that
+	// each of the disks that are asked reads on from where it was.
+	order []int
 
 	mu    sync.Mutex // guards what follows
 	trust []trust
@@ -44,7 +47,7 @@ type extentSource struct {
 func (s *Store) newExtentSource(extent *proto.Extent, l layout) *extentSource {
 	source := &extentSource{
 		id: extent.GetId(), layout: l, holders: extent.GetHolders(),
-		trust: make([]trust, l.shards()), late: make([]time.Time, l.shards()),
+		trust: make([]trust, l.shards()), late: make([]time.Time, l.shards()), order: rand.Perm(l.shards()),
 	}
 	healthy := make(map[string]bool)
 	for _, node := range s.cluster.Nodes() {
@@ -99,7 +102,7 @@ func (e *extentSource) noteLate(number int) {
 // on is among the others.
 func (e *extentSource) choose(firstWanted, lastWanted int) (fetch, spares []int) {
 	trusted := e.trusted()
-	order := rand.Perm(len(trusted)) // Spreads the load over equals.
+	order := slices.Clone(e.order)
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(trusted[a], trusted[b]) })
 	// Any k shards are as good as the data. Rebuilding costs far less processor time
 	// than another node's sending what this node's disk has.

@@ -190,6 +190,7 @@ func (s *Store) openMirror(p *part) *mirror {
 		d.handles.release(shard)
 		return nil
 	}
+	shard.passage.keep() // Else its pages went while they are sent, if others read it, too.
 	first := p.offset / uint64(p.layout.cell) * uint64(p.layout.cell)
 	m := &mirror{store: s, part: p, disk: d, shard: shard, file: file, first: first, checked: first, began: time.Now()}
 	checked := shard.checked.Load()

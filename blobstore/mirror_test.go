@@ -95,6 +95,9 @@ func TestMirrorIsSent(t *testing.T) {
 				t.Errorf("%d of %d bytes at %d were sent as files", to.sent, r.length, r.offset)
 			}
 			for i, shard := range n.mirrors(b) {
+				if r.length == len(b.content) && !shard.passage.isKept() {
+					t.Errorf("shard %d is dropped from memory while it is sent, if others read it", i)
+				}
 				// Only the whole blob has all cells of the first shard, and of the last.
 				if whole := r.length == len(b.content); i != 1 && whole && shard.checked.Load() == nil {
 					t.Errorf("shard %d was sent whole and is not known to be sound", i)

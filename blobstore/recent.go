@@ -70,7 +70,7 @@ func (r *recent) note(id shardID, bytes int64) (over []shardID) {
 
 // forgetPages has the kernel drop a shard of this disk from memory, unless it was read not long ago.
 func (d *Disk) forgetPages(id shardID) {
-	if d.handles.has(id) {
+	if d.handles.wants(id) {
 		return
 	}
 	file, err := os.Open(d.path(id))

@@ -119,7 +119,7 @@ func (d *Disk) verify(id shardID, wait func(bytes int) error) (size int64, err e
 		return 0, fmt.Errorf("verify shard %s: %w", id, err)
 	}
 	defer shard.file.Close()
-	if !d.handles.has(id) { // nobody has read it lately
+	if !d.handles.wants(id) {
 		defer dropFromCache(shard.file, 0, 0)
 	}
 	l := shard.layout

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"github.com/atollregistry/atoll/proto"
 )
 
@@ -56,7 +58,7 @@ func (d *Disk) readOpen(shard *openShard, request *proto.ReadShardRequest, room 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
-	if err := shard.read(data, shard.layout.cellOffset(int(first))); err != nil {
+	if err := d.handles.read(shard, data, shard.layout.cellOffset(int(first))); err != nil {
 		d.handles.forget(id)
 		return nil, nil, fmt.Errorf("read shard %s: %w", id, err)
 	}
@@ -91,17 +93,6 @@ type openShard struct {
 	// users counts the reads under way, and the cache if it holds the shard. At 0
 	// the file is closed. Guarded by the cache's lock.
 	users int
-}
-
-// read reads exactly buf.
-func (s *openShard) read(buf []byte, offset int64) error {
-	size := s.layout.shardBytes()
-	s.passage.begin(s.file, size, offset, len(buf))
-	if err := readFull(s.file, buf, offset); err != nil {
-		return err
-	}
-	s.passage.end(s.file, size, offset, len(buf))
-	return nil
 }
 
 // close is called when nobody reads any more.
@@ -175,10 +166,31 @@ type openShards struct {
 	// generation counts the calls of forget. A file that was opened before a call
 	// may be of a shard that was replaced since, and is not kept.
 	generation uint64
+	// passed are shards that were read through and dropped from the kernel's cache, which they are not the next time.
+	passed *simplelru.LRU[shardID, struct{}]
 }
 
 func newOpenShards(limit int) *openShards {
-	return &openShards{limit: limit, byID: make(map[shardID]*list.Element), order: list.New()}
+	passed, err := simplelru.NewLRU[shardID, struct{}](maxPassed, nil)
+	if err != nil {
+		panic(err) // Unreachable: the size is positive.
+	}
+	return &openShards{limit: limit, byID: make(map[shardID]*list.Element), order: list.New(), passed: passed}
+}
+
+// read reads exactly buf of an open shard.
+func (o *openShards) read(shard *openShard, buf []byte, offset int64) error {
+	size := shard.layout.shardBytes()
+	shard.passage.begin(shard.file, size, offset, len(buf))
+	if err := readFull(shard.file, buf, offset); err != nil {
+		return err
+	}
+	if shard.passage.end(shard.file, size, offset+int64(len(buf))) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.passed.Add(shard.id, struct{}{})
+	}
+	return nil
 }
 
 // lookup returns the open shard if it is kept, for release after use, and the
@@ -208,6 +220,9 @@ func (o *openShards) keep(shard *openShard, generation uint64) *openShard {
 		return shard
 	}
 	shard.users = 1
+	if _, passed := o.passed.Get(shard.id); passed {
+		shard.passage.keep()
+	}
 	if generation != o.generation {
 		return shard
 	}
@@ -219,12 +234,12 @@ func (o *openShards) keep(shard *openShard, generation uint64) *openShard {
 	return shard
 }
 
-// has says whether the shard is kept open.
-func (o *openShards) has(id shardID) bool {
+// wants says whether the shard was read lately, and not as one that is read once.
+func (o *openShards) wants(id shardID) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, ok := o.byID[id]
-	return ok
+	element, ok := o.byID[id]
+	return ok && element.Value.(*openShard).passage.isKept()
 }
 
 // release ends the use of a shard.

@@ -65,11 +65,12 @@ func dropFromCache(f *os.File, offset, length int64) {
 	_ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_DONTNEED) // advice, no more
 }
 
-// isCold says that hardly anything of a range of a file is in the kernel's cache. A kernel before 6.5 can't tell: then it is not.
-func isCold(file *os.File, offset int64, length int) bool {
+// isCold says that hardly anything of a file of size bytes, of which a page was read a moment ago, is in the kernel's cache. If not even that
+// page is there, or the kernel is older than 6.5, it can't be told, as on overlayfs: then it is not.
+func isCold(file *os.File, size int64) bool {
 	var cached unix.Cachestat_t
-	err := unix.Cachestat(uint(file.Fd()), &unix.CachestatRange{Off: uint64(offset), Len: uint64(length)}, &cached, 0)
-	return err == nil && int64(cached.Cache)*int64(os.Getpagesize()) < int64(length)/8
+	err := unix.Cachestat(uint(file.Fd()), &unix.CachestatRange{}, &cached, 0)
+	return err == nil && cached.Cache > 0 && int64(cached.Cache)*int64(os.Getpagesize()) < size/8
 }
 
 // reservedInodes are left to others: the log and the state have few files, but need

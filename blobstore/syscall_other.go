@@ -36,4 +36,4 @@ func fileSystemSpace(dir string) (free, total uint64, err error) {
 }
 
 // isCold can't be told here.
-func isCold(*os.File, int64, int) bool { return false }
+func isCold(*os.File, int64) bool { return false }
