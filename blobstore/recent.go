@@ -68,7 +68,7 @@ func (r *recent) note(id shardID, bytes int64) (over []shardID) {
 	return over
 }
 
-// forgetPages has the kernel drop a shard of this disk from memory, unless it was read not long ago.
+// forgetPages has the kernel drop a shard of this disk from memory, unless what was read of it lately is to stay.
 func (d *Disk) forgetPages(id shardID) {
 	if d.handles.wants(id) {
 		return
