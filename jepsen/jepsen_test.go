@@ -315,7 +315,7 @@ func TestTable(t *testing.T) {
 func TestRunOnLoopback(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "atoll")
-	build := exec.Command("go", "build", "-o", program, "github.com/atollregistry/atoll/cmd/atoll")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/atollregistry/atoll/cmd/atoll")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v: %s", err, out)

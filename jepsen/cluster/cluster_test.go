@@ -14,7 +14,7 @@ import (
 func program(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "atoll")
-	build := exec.Command("go", "build", "-o", path, "github.com/atollregistry/atoll/cmd/atoll")
+	build := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/atollregistry/atoll/cmd/atoll")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v: %s", err, out)
