@@ -100,7 +100,7 @@ func (n *crashNode) start() {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), crashChild+"="+n.file, "GORACE=halt_on_error=1 "+os.Getenv("GORACE"))
+	cmd.Env = append(os.Environ(), crashChild+"="+n.file, "GORACE="+os.Getenv("GORACE")+" halt_on_error=1")
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
